@@ -1,0 +1,49 @@
+# The two commands to know are `make demo` and `make test`; `make help` lists the rest.
+CARGO ?= cargo
+CC ?= cc
+RELEASE = target/release
+
+.PHONY: help setup lib demo test test-valgrind lint header accuracy convert-demo clean
+
+help:
+	@echo 'make demo           build, then answer questions about two pictures through the C API'
+	@echo 'make test           run all tests'
+	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
+	@echo 'make lint           formatting and clippy'
+	@echo 'make header         write include/tinygptv.h anew from src/ffi'
+	@echo 'make accuracy       the accuracy table on 200 fresh scenes, beside the PyTorch reference (needs the network once)'
+	@echo 'make convert-demo   make assets/demo/*.gguf anew from the demo checkpoint'
+
+setup:
+	@sh scripts/setup.sh
+
+lib: setup
+	$(CARGO) build --release
+
+demo: lib
+	@mkdir -p target/demo
+	$(CC) -std=c99 -O2 -Wall -Wextra -Wpedantic -Iinclude examples/ask.c -o target/demo/ask \
+		-L$(RELEASE) -ltinygptv -Wl,-rpath,$(CURDIR)/$(RELEASE)
+	@sh scripts/demo.sh target/demo/ask
+
+test: lib
+	@bash scripts/test.sh
+
+test-valgrind: lib
+	TGV_TEST_RUNNER=valgrind $(CARGO) test --release --test c_abi
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+header: setup
+	TGV_UPDATE_HEADER=1 $(CARGO) test --release --test header the_committed_header_is_current
+
+accuracy: lib
+	@bash scripts/accuracy.sh
+
+convert-demo: setup
+	@bash scripts/convert-demo.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,36 @@
+//! Compiles the one C++ file of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// llama.cpp's source folder, as the CMake cache of the sys crate's build names it.
+fn llama_source(cmake_dir: &Path) -> PathBuf {
+    let out_dir = cmake_dir.ancestors().nth(2).expect("DEP_LLAMA_GGML_CMAKE_DIR is OUT_DIR/lib/cmake");
+    let cache = out_dir.join("build").join("CMakeCache.txt");
+    let text = fs::read_to_string(&cache).unwrap_or_else(|e| panic!("cannot read {}: {e}", cache.display()));
+    let home = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="))
+        .expect("CMakeCache.txt names its source folder");
+    PathBuf::from(home)
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/decoder/phi2_extra_norms.h");
+    println!("cargo:rerun-if-changed=src/decoder/phi2_extra_norms.cpp");
+    println!("cargo:rerun-if-env-changed=DEP_LLAMA_GGML_CMAKE_DIR");
+
+    let cmake_dir = env::var("DEP_LLAMA_GGML_CMAKE_DIR").expect("llama-cpp-sys-2 tells where its build is");
+    let llama = llama_source(Path::new(&cmake_dir));
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file("src/decoder/phi2_extra_norms.cpp")
+        .include("src/decoder")
+        .include(llama.join("src"))
+        .include(llama.join("include"))
+        .include(llama.join("ggml/include"))
+        .flag_if_supported("-fvisibility=hidden")
+        .warnings(false)
+        .compile("tgvi_decoder");
+}

@@ -1,0 +1,196 @@
+//! The command line of `tinygptv-convert`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use tinygptv_convert::output::{remove_temporaries, Progress};
+use tinygptv_convert::phi2::DecoderOptions;
+use tinygptv_convert::plan::PlanOptions;
+use tinygptv_convert::prompts::Prompts;
+use tinygptv_convert::types::{DecoderType, VisionType};
+use tinygptv_convert::vision::VisionOptions;
+use tinygptv_convert::{convert, inspect, Options};
+
+/// Convert the official TinyGPT-V checkpoints to the decoder and vision GGUF files that tinygptv loads.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    convert: Option<ConvertArgs>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a GGUF file's metadata and tensors.
+    Inspect {
+        /// The .gguf file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct ConvertArgs {
+    /// Folder of Phi-2: config.json, tokenizer files, and safetensors or pytorch_model*.bin weights.
+    #[arg(long, value_name = "DIR")]
+    phi2: PathBuf,
+    /// The ViT: eva_vit_g.pth.
+    #[arg(long, value_name = "FILE")]
+    vit: PathBuf,
+    /// BLIP-2's Q-Former: blip2_pretrained_flant5xxl.pth.
+    #[arg(long, value_name = "FILE")]
+    qformer: PathBuf,
+    /// What TinyGPT-V trained: TinyGPT-V_for_Stage*.pth.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Training stage of the checkpoint.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4))]
+    stage: u32,
+    /// Types of the decoder files, separated by commas: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0, …
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "q4_k_m")]
+    decoder_type: Vec<DecoderType>,
+    /// Types of the vision files, separated by commas: f32, f16, bf16, q8_0.
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "q8_0")]
+    vision_type: Vec<VisionType>,
+    /// Folder to write to.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// First part of the file names [default: tinygptv-stage<N>].
+    #[arg(long)]
+    name: Option<String>,
+    /// Side of the picture in pixels [default: 448 for stage 4, 224 for the others].
+    #[arg(long, value_name = "N")]
+    image_size: Option<usize>,
+    /// Attention heads of the ViT [default: 16 at full size, otherwise 64 wide].
+    #[arg(long, value_name = "N")]
+    vit_heads: Option<usize>,
+    /// Blocks of the ViT to use [default: 39 at full size, otherwise all].
+    #[arg(long, value_name = "N")]
+    vit_blocks: Option<usize>,
+    /// Attention heads of the Q-Former [default: 64 wide].
+    #[arg(long, value_name = "N")]
+    qformer_heads: Option<usize>,
+    /// Attention heads of the decoder [default: from config.json].
+    #[arg(long, value_name = "N")]
+    decoder_heads: Option<usize>,
+    /// Rotated dimensions of each decoder head [default: from config.json].
+    #[arg(long, value_name = "N")]
+    rotary_dims: Option<usize>,
+    /// LoRA's alpha [default: from the checkpoint's configuration, otherwise 16].
+    #[arg(long, value_name = "X")]
+    lora_alpha: Option<f64>,
+    /// Prompt template used when the caller names none [default: instruct for stage 4, chat for the others].
+    #[arg(long, value_name = "NAME")]
+    default_template: Option<String>,
+    /// Add a prompt template; TURN is a turn's text with {images} and {question}. May be repeated.
+    #[arg(long, value_name = "NAME=TURN")]
+    add_template: Vec<String>,
+    /// Leave out tensors that have no place in the model, instead of stopping.
+    #[arg(long)]
+    allow_unknown: bool,
+    /// Print what would be written, and from what; write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Replace files that exist.
+    #[arg(long)]
+    force: bool,
+    /// Print nothing but warnings and errors.
+    #[arg(long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print what llama.cpp's quantiser says, too.
+    #[arg(long)]
+    verbose: bool,
+    /// Threads of the quantiser [default: all cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the causes' own texts look like.
+            let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(Command::Inspect { file }) = cli.command {
+        print(&inspect::describe(&file)?);
+        return Ok(());
+    }
+    let Some(args) = cli.convert else {
+        Cli::command().error(ErrorKind::MissingRequiredArgument, "say what to convert; see --help").exit()
+    };
+    let name = args.name.unwrap_or_else(|| format!("tinygptv-stage{}", args.stage));
+    if name.is_empty() || name.contains(['/', '\\']) {
+        Cli::command().error(ErrorKind::ValueValidation, "--name is part of a file name; use no separators").exit();
+    }
+    let prompts = Prompts::new(args.stage, &args.add_template, args.default_template.as_deref())
+        .unwrap_or_else(|e| Cli::command().error(ErrorKind::ValueValidation, e).exit());
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let options = Options {
+        vit: args.vit,
+        qformer: args.qformer,
+        checkpoint: args.checkpoint,
+        plan: PlanOptions {
+            name,
+            stage: args.stage,
+            decoder: DecoderOptions {
+                dir: args.phi2,
+                heads: args.decoder_heads,
+                rotary: args.rotary_dims,
+                lora_alpha: args.lora_alpha,
+            },
+            vision: VisionOptions {
+                image_size: args.image_size,
+                vit_heads: args.vit_heads,
+                vit_blocks: args.vit_blocks,
+                qformer_heads: args.qformer_heads,
+            },
+            prompts,
+            allow_unknown: args.allow_unknown,
+        },
+        decoder_types: without_repeats(args.decoder_type),
+        vision_types: without_repeats(args.vision_type),
+        out: args.out,
+        force: args.force,
+        dry_run: args.dry_run,
+        verbose: args.verbose,
+        threads: args.threads.map_or(cores, usize::from),
+    };
+    ctrlc::set_handler(|| {
+        remove_temporaries();
+        eprintln!("error: interrupted; nothing was written");
+        std::process::exit(130);
+    })?;
+    let text = convert(&options, &Progress::new(args.quiet))?;
+    if !args.quiet || options.dry_run {
+        print(&text);
+    }
+    Ok(())
+}
+
+fn without_repeats<T: PartialEq + Copy>(types: Vec<T>) -> Vec<T> {
+    let mut kept = Vec::new();
+    for ty in types {
+        if !kept.contains(&ty) {
+            kept.push(ty);
+        }
+    }
+    kept
+}
+
+/// Prints to stdout; a reader that has gone away (`| head`) is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,168 @@
+//! What will be written: both files' metadata and tensors, before any number is read.
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+
+use crate::gguf_writer::{Metadata, TensorHeader, Value};
+use crate::phi2::DecoderOptions;
+use crate::prompts::Prompts;
+use crate::quantize::{Type, Q8_0_BLOCK};
+use crate::recipe::Recipe;
+use crate::source::{hex, Role, Sources};
+use crate::stored::Dtype;
+use crate::vision::VisionOptions;
+use crate::{phi2, vision};
+
+/// How a tensor's storage type follows from the file's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Weights of a large linear layer: of the file's type.
+    Matrix,
+    /// Weights whose rows are no whole blocks, or that are too few to save anything: never quantised.
+    Unquantized,
+    /// Norms, biases, positions: always F32.
+    Small,
+}
+
+impl Kind {
+    /// The storage type of a tensor of this kind and shape in a file of type `file`.
+    pub fn storage(self, file: Type, shape: &[usize]) -> Type {
+        let blocks = shape.last().is_some_and(|row| row % Q8_0_BLOCK == 0);
+        match self {
+            Kind::Small => Type::F32,
+            Kind::Matrix if file == Type::Q8_0 && blocks => Type::Q8_0,
+            _ if file == Type::Q8_0 => Type::F16,
+            _ => file,
+        }
+    }
+}
+
+/// One tensor of a result.
+pub struct PlannedTensor {
+    pub name: String,
+    /// Row-major.
+    pub shape: Vec<usize>,
+    pub kind: Kind,
+    pub recipe: Recipe,
+}
+
+impl PlannedTensor {
+    /// A tensor of the plan.
+    pub fn new(name: impl Into<String>, shape: &[usize], kind: Kind, recipe: Recipe) -> PlannedTensor {
+        PlannedTensor { name: name.into(), shape: shape.to_vec(), kind, recipe }
+    }
+
+    /// Its header in a file of one type.
+    pub fn header(&self, file: Type) -> TensorHeader {
+        TensorHeader { name: self.name.clone(), shape: self.shape.clone(), ty: self.kind.storage(file, &self.shape) }
+    }
+
+    /// Its header in the file that llama.cpp's quantiser reads: nothing is rounded before it is quantised.
+    pub fn exact_header(&self) -> TensorHeader {
+        let file = match self.recipe.exact_type() {
+            Dtype::F16 => Type::F16,
+            Dtype::BF16 => Type::BF16,
+            _ => Type::F32,
+        };
+        self.header(file)
+    }
+}
+
+/// One file of the result.
+pub struct FilePlan {
+    /// Without what depends on the chosen type.
+    pub metadata: Metadata,
+    pub tensors: Vec<PlannedTensor>,
+}
+
+impl FilePlan {
+    /// The metadata in a file of one type.
+    pub fn metadata(&self, file_type: u32) -> Metadata {
+        let mut metadata = self.metadata.clone();
+        metadata.push(("general.file_type".into(), Value::U32(file_type)));
+        metadata.push(("general.quantization_version".into(), Value::U32(2)));
+        metadata
+    }
+}
+
+/// The whole conversion.
+pub struct Plan {
+    pub decoder: FilePlan,
+    pub vision: FilePlan,
+    /// What the user may want to know.
+    pub notes: Vec<String>,
+    /// What the user should look at.
+    pub warnings: Vec<String>,
+}
+
+/// What the plan depends on beside the files.
+pub struct PlanOptions {
+    /// `general.name`.
+    pub name: String,
+    /// Training stage, 1 to 4.
+    pub stage: u32,
+    pub decoder: DecoderOptions,
+    pub vision: VisionOptions,
+    pub prompts: Prompts,
+    /// Leave tensors out that have no place in the model.
+    pub allow_unknown: bool,
+}
+
+/// Makes the plan. Marks in `sources` what is used.
+pub fn make(sources: &mut Sources, options: &PlanOptions) -> Result<Plan> {
+    let mut notes = Vec::new();
+    let mut warnings = Vec::new();
+    let decoder = phi2::plan(sources, &options.decoder, &mut notes, &mut warnings)?;
+    let vision = vision::plan(sources, &options.vision, options.stage, decoder.width, &mut notes)?;
+    let (ignored, left_out) = sources.account_for_rest(vision.blocks, options.allow_unknown)?;
+    notes.splice(0..0, sources.notes.iter().cloned());
+    notes.extend(ignored);
+    warnings.extend(left_out);
+    if let Some((_, path)) = sources.files().iter().find(|(role, _)| *role == Role::Stage) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let named = name.split_once("stage").and_then(|(_, rest)| rest.trim_start_matches(['_', '-', ' ']).chars().next());
+        if let Some(named) = named.and_then(|c| c.to_digit(10)).filter(|&d| d != options.stage) {
+            warnings.push(format!("the checkpoint's name says stage {named}, --stage says {}", options.stage));
+        }
+    }
+
+    let general = |architecture: &str, kind: &str| {
+        vec![
+            ("general.architecture".to_owned(), architecture.into()),
+            ("general.type".to_owned(), kind.into()),
+            ("general.name".to_owned(), options.name.as_str().into()),
+        ]
+    };
+    let assemble = |mut metadata: Metadata, own: Metadata| {
+        metadata.extend(own);
+        metadata.push(("tinygptv.stage".into(), Value::U32(options.stage)));
+        metadata
+    };
+    let mut vision_metadata = vision.metadata;
+    vision_metadata.extend(options.prompts.metadata());
+    Ok(Plan {
+        decoder: FilePlan { metadata: assemble(general("phi2", "model"), decoder.metadata), tensors: decoder.tensors },
+        vision: FilePlan { metadata: assemble(general("clip", "mmproj"), vision_metadata), tensors: vision.tensors },
+        notes,
+        warnings,
+    })
+}
+
+impl Plan {
+    /// Adds what is known once the source files are hashed: the hashes, and the id that makes the two files a pair.
+    pub fn seal(&mut self, sources: &Sources, hashes: &[String], stage: u32) {
+        let mut id = Sha256::new();
+        id.update(format!("tinygptv pair 1, stage {stage}\n"));
+        for ((role, _), hash) in sources.files().iter().zip(hashes) {
+            id.update(format!("{role} {hash}\n"));
+        }
+        let id = hex(&id.finalize());
+        let names = sources.files().iter().map(|(_, p)| p.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let names: Vec<String> = names.collect();
+        for file in [&mut self.decoder, &mut self.vision] {
+            file.metadata.push(("tinygptv.pair_id".into(), id.as_str().into()));
+            file.metadata.push(("tinygptv.source.names".into(), Value::StringArray(names.clone())));
+            file.metadata.push(("tinygptv.source.sha256".into(), Value::StringArray(hashes.to_vec())));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! How one tensor of the result is made from tensors of the checkpoints, in slabs of rows, so that memory stays small.
+
+use std::rc::Rc;
+
+use anyhow::{ensure, Result};
+
+use crate::lora::{Lora, LoraFactors};
+use crate::stored::{Dtype, StoredTensor};
+
+/// Most numbers of a tensor that are worked on at once: 16 MiB as `f32`.
+const SLAB: usize = 4 << 20;
+
+/// Rows of the result that come from consecutive rows of one stored tensor.
+#[derive(Clone)]
+pub struct Run {
+    /// Where they come from; `None` makes zeros.
+    pub tensor: Option<StoredTensor>,
+    /// First row there.
+    pub first: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// What LoRA adds, and the row of its B that belongs to the first row.
+    pub delta: Option<(Rc<Lora>, usize)>,
+}
+
+/// Where a tensor's numbers come from.
+pub enum Recipe {
+    /// Rows copied from stored tensors, one run after the other.
+    Rows(Vec<Run>),
+    /// One number everywhere.
+    Fill(f32),
+    /// `second · first`: two affine maps without anything between them are one.
+    FoldWeight { first: StoredTensor, second: StoredTensor },
+    /// The bias of the same fold: `second · first_bias + second_bias`.
+    FoldBias { first_bias: StoredTensor, second: StoredTensor, second_bias: StoredTensor },
+}
+
+impl Recipe {
+    /// A whole stored tensor as it is.
+    pub fn whole(tensor: StoredTensor) -> Recipe {
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        Recipe::Rows(vec![Run { tensor: Some(tensor), first: 0, rows, delta: None }])
+    }
+
+    /// A whole stored tensor that is seen as `rows` rows.
+    pub fn reshaped(tensor: StoredTensor, rows: usize) -> Recipe {
+        Recipe::Rows(vec![Run { tensor: Some(tensor), first: 0, rows, delta: None }])
+    }
+
+    /// The smallest number type that holds the result exactly.
+    pub fn exact_type(&self) -> Dtype {
+        let Recipe::Rows(runs) = self else { return Dtype::F32 };
+        let mut types = runs.iter().map(|r| match (&r.tensor, &r.delta) {
+            (Some(tensor), None) => tensor.dtype,
+            _ => Dtype::F32,
+        });
+        match types.next() {
+            Some(first @ (Dtype::F16 | Dtype::BF16)) if types.all(|t| t == first) => first,
+            _ => Dtype::F32,
+        }
+    }
+
+    /// Where the numbers come from, for the plan and for messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Recipe::Fill(value) => format!("{value} everywhere"),
+            Recipe::FoldWeight { first, second } => format!("{} × {}", second.key, first.key),
+            Recipe::FoldBias { first_bias, second, second_bias } => {
+                format!("{} × {} + {}", second.key, first_bias.key, second_bias.key)
+            }
+            Recipe::Rows(runs) => {
+                let mut keys: Vec<&str> = Vec::new();
+                for run in runs {
+                    let key = run.tensor.as_ref().map_or("zeros", |t| &t.key);
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+                let lora = if runs.iter().any(|r| r.delta.is_some()) { " + LoRA" } else { "" };
+                let order = if runs.len() > keys.len() { ", rows reordered" } else { "" };
+                format!("{}{lora}{order}", keys.join(", "))
+            }
+        }
+    }
+
+    /// Makes the tensor of the given shape, slab by slab.
+    pub fn produce(&self, shape: &[usize], mut sink: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let elements: usize = shape.iter().product();
+        match self {
+            Recipe::Fill(value) => {
+                let slab = vec![*value; elements.min(SLAB)];
+                let mut left = elements;
+                while left > 0 {
+                    let n = left.min(slab.len());
+                    sink(&slab[..n])?;
+                    left -= n;
+                }
+                Ok(())
+            }
+            Recipe::FoldWeight { first, second } => sink(&fold_weight(first, second)?),
+            Recipe::FoldBias { first_bias, second, second_bias } => sink(&fold_bias(first_bias, second, second_bias)?),
+            Recipe::Rows(runs) => {
+                let width: usize = shape.iter().skip(1).product();
+                let rows: usize = runs.iter().map(|r| r.rows).sum();
+                assert_eq!(rows * width, elements, "a plan's runs make up its tensor");
+                produce_rows(runs, width, sink)
+            }
+        }
+    }
+}
+
+fn produce_rows(runs: &[Run], width: usize, mut sink: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    let slab_rows = (SLAB / width).max(1);
+    let mut factors: Vec<(Rc<Lora>, LoraFactors)> = Vec::new();
+    for (lora, _) in runs.iter().filter_map(|r| r.delta.as_ref()) {
+        if !factors.iter().any(|(known, _)| Rc::ptr_eq(known, lora)) {
+            factors.push((lora.clone(), lora.load()?));
+        }
+    }
+    let mut slab = Vec::with_capacity(slab_rows.min(runs.iter().map(|r| r.rows).sum()) * width);
+    let mut held = 0;
+    for run in runs {
+        let mut done = 0;
+        while done < run.rows {
+            let n = (run.rows - done).min(slab_rows - held);
+            let start = slab.len();
+            match &run.tensor {
+                Some(tensor) => tensor.read((run.first + done) * width, n * width, &mut slab)?,
+                None => slab.resize(start + n * width, 0.0),
+            }
+            if let Some((lora, row)) = &run.delta {
+                for (_, loaded) in factors.iter().filter(|(known, _)| Rc::ptr_eq(known, lora)) {
+                    loaded.add(row + done, &mut slab[start..], width);
+                }
+            }
+            done += n;
+            held += n;
+            if held == slab_rows {
+                sink(&slab)?;
+                slab.clear();
+                held = 0;
+            }
+        }
+    }
+    if !slab.is_empty() {
+        sink(&slab)?;
+    }
+    Ok(())
+}
+
+/// `[out, mid] · [mid, in]`, summed in `f64`.
+fn fold_weight(first: &StoredTensor, second: &StoredTensor) -> Result<Vec<f32>> {
+    let (mid, input) = (first.shape[0], first.shape[1]);
+    let (a, b) = (first.read_all()?, second.read_all()?);
+    ensure!(second.shape[1] == mid, "the two projections do not fit each other");
+    let mut out = Vec::with_capacity(second.shape[0] * input);
+    let mut sums = vec![0f64; input];
+    for row in b.chunks_exact(mid) {
+        sums.fill(0.0);
+        for (&w, x) in row.iter().zip(a.chunks_exact(input)) {
+            for (sum, &x) in sums.iter_mut().zip(x) {
+                *sum += f64::from(w) * f64::from(x);
+            }
+        }
+        out.extend(sums.iter().map(|&s| s as f32));
+    }
+    Ok(out)
+}
+
+fn fold_bias(first_bias: &StoredTensor, second: &StoredTensor, second_bias: &StoredTensor) -> Result<Vec<f32>> {
+    let (x, w, bias) = (first_bias.read_all()?, second.read_all()?, second_bias.read_all()?);
+    let dot = |row: &[f32]| row.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>();
+    Ok(w.chunks_exact(x.len()).zip(bias).map(|(row, b)| (dot(row) + f64::from(b)) as f32).collect())
+}

@@ -1,0 +1,826 @@
+/* tinygptv: questions about pictures, answered on the user's own device.
+ *
+ * Generated from src/ffi; change it there and run `make header`.
+ *
+ * Rules of every function:
+ * - What can fail returns a tgv_status. On failure all out parameters are untouched and tgv_last_error() tells what to do.
+ * - Handles are opaque. `T **out` gives you a handle to free with its _free function; `const T *` and `const char *` results
+ *   are borrowed. Handles may be freed in any order: what a session or an embedding needs of its model stays alive.
+ * - Structs start with their size: initialise them with their _INIT macro. Zero means default in every option.
+ * - Functions that take a handle as const may be called from several threads at once.
+ * - Callbacks run on the thread of the call they were passed to and never after it has returned. They must not throw or
+ *   longjmp.
+ * - Nothing is printed, and nothing ends the process: see tgv_set_log_callback.
+ */
+
+#ifndef TINYGPTV_H
+#define TINYGPTV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Version of this header; tgv_version() tells the library's. */
+#define TGV_VERSION "0.1.0"
+#define TGV_VERSION_MAJOR 0
+#define TGV_VERSION_MINOR 1
+#define TGV_VERSION_PATCH 0
+
+
+/**
+ * Version of the ABI that this header describes. The library keeps it as long as programs built against this header run
+ * with it unchanged.
+ */
+#define TGV_ABI_VERSION 1
+
+/**
+ * Log level: details for a developer of this library.
+ */
+#define TGV_LOG_DEBUG 1
+
+/**
+ * Log level: progress and figures.
+ */
+#define TGV_LOG_INFO 2
+
+/**
+ * Log level: something to look at that does not fail the call.
+ */
+#define TGV_LOG_WARNING 3
+
+/**
+ * Log level: the reason of a failure.
+ */
+#define TGV_LOG_ERROR 4
+
+/**
+ * Pixel layout: red, green, blue; one byte each.
+ */
+#define TGV_PIXELS_RGB 1
+
+/**
+ * Pixel layout: red, green, blue, alpha. Alpha is dropped, as the reference does.
+ */
+#define TGV_PIXELS_RGBA 2
+
+/**
+ * Pixel layout: blue, green, red.
+ */
+#define TGV_PIXELS_BGR 3
+
+/**
+ * Pixel layout: blue, green, red, alpha.
+ */
+#define TGV_PIXELS_BGRA 4
+
+/**
+ * Pixel layout: one byte of gray.
+ */
+#define TGV_PIXELS_GRAY 5
+
+/**
+ * Sampling mode: always the most likely token, so that the same question gets the same answer.
+ */
+#define TGV_SAMPLING_GREEDY 0
+
+/**
+ * Sampling mode: at random, by the other fields of tgv_sampling_params.
+ */
+#define TGV_SAMPLING_RANDOM 1
+
+/**
+ * The answer has not been asked for yet.
+ */
+#define TGV_FINISH_NONE 0
+
+/**
+ * The model was done.
+ */
+#define TGV_FINISH_STOP 1
+
+/**
+ * The answer reached max_new_tokens.
+ */
+#define TGV_FINISH_LENGTH 2
+
+/**
+ * The context was full.
+ */
+#define TGV_FINISH_CONTEXT 3
+
+/**
+ * The text callback asked to stop.
+ */
+#define TGV_FINISH_CALLBACK 4
+
+/**
+ * An encoded image, ready for any session of the model that encoded it. Immutable: any number of threads may use it.
+ */
+typedef struct tgv_embedding tgv_embedding;
+
+/**
+ * A picture's pixels. Immutable: any number of threads may use it at once.
+ */
+typedef struct tgv_image tgv_image;
+
+/**
+ * A loaded model. Immutable: any number of threads and sessions may use it at once.
+ */
+typedef struct tgv_model tgv_model;
+
+/**
+ * A conversation with a model. Used by one thread at a time; a call that comes while another is running, or from inside a
+ * callback of it, returns TGV_ERROR_BUSY. Only tgv_session_cancel may be called at any moment.
+ */
+typedef struct tgv_session tgv_session;
+
+/**
+ * Result of every function that can fail: TGV_OK or one of TGV_ERROR_.... Codes are never renumbered or reused.
+ */
+typedef int32_t tgv_status;
+
+/**
+ * Gets one message: its level (TGV_LOG_...), its text as UTF-8 without a line end, valid during the call, and the pointer
+ * that was passed with the callback. May be called from any thread that uses the library, and from several at once.
+ */
+typedef void (*tgv_log_callback)(int32_t level, const char *text, void *user_data);
+
+/**
+ * `int32_t (*)(float fraction, void *user_data)`: called with the fraction done, from 0 to 1, on the thread of the call
+ * that it was passed to and never after that call has returned. Return 0 to go on, anything else to stop; the call then
+ * returns TGV_ERROR_CANCELLED.
+ */
+typedef int32_t (*tgv_progress_callback)(float fraction, void *user_data);
+
+/**
+ * How to load a model. Initialise with TGV_MODEL_PARAMS_INIT; zero means default in every field.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_model_params), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Threads for image encoding and decoding; 0 takes as many as the system offers.
+   */
+  int32_t threads;
+  /**
+   * Decoder layers to put on a GPU, in builds with a GPU feature.
+   */
+  int32_t gpu_layers;
+  /**
+   * Gets the fraction loaded and may ask to stop; may be NULL.
+   */
+  tgv_progress_callback on_progress;
+  /**
+   * Passed to on_progress.
+   */
+  void *user_data;
+} tgv_model_params;
+
+/**
+ * Figures of a model. Initialise with TGV_MODEL_INFO_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_model_info), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Floats of one embedding vector: the decoder's width.
+   */
+  uint32_t embedding_width;
+  /**
+   * Vectors an image takes, each one position of the context; 0 for a model without a vision file.
+   */
+  uint32_t image_tokens;
+  /**
+   * Side in pixels that images are resized to; 0 for a model without a vision file.
+   */
+  uint32_t image_size;
+  /**
+   * Positions the decoder was trained for: the largest context of a session.
+   */
+  uint32_t context_length;
+  /**
+   * Tokens of the vocabulary.
+   */
+  uint32_t vocabulary;
+  /**
+   * Training stage 1 to 4; 0 when the files do not tell.
+   */
+  uint32_t stage;
+  /**
+   * Threads for image encoding.
+   */
+  uint32_t threads;
+  /**
+   * Always 0.
+   */
+  uint32_t reserved;
+  /**
+   * Weights of the decoder, in numbers.
+   */
+  uint64_t decoder_parameters;
+  /**
+   * Size of the decoder file in bytes.
+   */
+  uint64_t decoder_bytes;
+  /**
+   * Size of the vision file in bytes; 0 without one.
+   */
+  uint64_t vision_bytes;
+} tgv_model_info;
+
+/**
+ * How to encode an image. Initialise with TGV_ENCODE_PARAMS_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_encode_params), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Gets the fraction done and may ask to stop; may be NULL.
+   */
+  tgv_progress_callback on_progress;
+  /**
+   * Passed to on_progress.
+   */
+  void *user_data;
+} tgv_encode_params;
+
+/**
+ * How tokens are chosen. Initialise with TGV_SAMPLING_PARAMS_INIT; all-zero is greedy. With TGV_SAMPLING_RANDOM, zero
+ * takes the model's own value.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_sampling_params), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * TGV_SAMPLING_GREEDY or TGV_SAMPLING_RANDOM.
+   */
+  int32_t mode;
+  /**
+   * Divides the logits: below 1 is more careful, above 1 more varied.
+   */
+  float temperature;
+  /**
+   * Keep the k most likely tokens; negative keeps all.
+   */
+  int32_t top_k;
+  /**
+   * Keep the most likely tokens that together reach this probability, above 0 and up to 1.
+   */
+  float top_p;
+  /**
+   * Keep tokens at least this likely relative to the most likely one, 0 to 1; 0 keeps all.
+   */
+  float min_p;
+  /**
+   * Above 1 weakens tokens that the answer already has. Zero is 1 (off) in greedy mode.
+   */
+  float repeat_penalty;
+  /**
+   * The same seed gives the same answer; 0 takes another one for each call that sets the sampling.
+   */
+  uint32_t seed;
+  /**
+   * Always 0.
+   */
+  uint32_t reserved;
+} tgv_sampling_params;
+
+/**
+ * How a session works. Initialise with TGV_SESSION_PARAMS_INIT; zero means default in every field.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_session_params), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Positions of the context; 0 takes what the model was trained for.
+   */
+  int32_t context;
+  /**
+   * Threads of the decoder; 0 takes the model's.
+   */
+  int32_t threads;
+  /**
+   * Most tokens of an answer; 0 takes 300.
+   */
+  int32_t max_new_tokens;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
+  /**
+   * Prompt template by name, see tgv_model_template_name; NULL takes the model's default.
+   */
+  const char *template_name;
+  /**
+   * System text in front of the first turn; NULL takes the template's own, "" none.
+   */
+  const char *system_text;
+  /**
+   * Texts that end an answer, besides the model's own; may be NULL.
+   */
+  const char *const *stop_texts;
+  /**
+   * How many stop_texts there are.
+   */
+  size_t stop_text_count;
+  /**
+   * How tokens are chosen; NULL is greedy.
+   */
+  const tgv_sampling_params *sampling;
+  /**
+   * Gets the fraction done while tgv_session_add_image encodes, and may ask to stop; may be NULL.
+   */
+  tgv_progress_callback on_progress;
+  /**
+   * Passed to on_progress.
+   */
+  void *user_data;
+} tgv_session_params;
+
+/**
+ * Gets the next piece of an answer: whole UTF-8 characters, terminated, valid during the call, and their length in bytes.
+ * Called on the thread of tgv_session_ask and never after it has returned. Return 0 to go on, anything else to end the
+ * answer here.
+ */
+typedef int32_t (*tgv_text_callback)(const char *text, size_t length, void *user_data);
+
+/**
+ * Figures of a session's last answer. Initialise with TGV_STATISTICS_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_statistics), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Milliseconds of encoding the images added for the answer.
+   */
+  double encode_ms;
+  /**
+   * Milliseconds of evaluating the prompt.
+   */
+  double prefill_ms;
+  /**
+   * Milliseconds of generating the answer.
+   */
+  double decode_ms;
+  /**
+   * Positions of the prompt, images and earlier turns included.
+   */
+  uint32_t prompt_tokens;
+  /**
+   * Of these, positions of the images added for the answer.
+   */
+  uint32_t image_tokens;
+  /**
+   * Of the prompt's positions, those that the KV cache already held.
+   */
+  uint32_t reused_tokens;
+  /**
+   * Tokens generated, the ending one included.
+   */
+  uint32_t generated_tokens;
+  /**
+   * Positions that the conversation takes now.
+   */
+  uint32_t context_used;
+  /**
+   * Positions that the context can hold.
+   */
+  uint32_t context_size;
+  /**
+   * Why the answer ended: TGV_FINISH_....
+   */
+  int32_t finish;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
+} tgv_statistics;
+
+/**
+ * Success.
+ */
+#define TGV_OK 0
+
+/**
+ * An argument is NULL or outside what the function documents.
+ */
+#define TGV_ERROR_INVALID_ARGUMENT 7001
+
+/**
+ * A text is not UTF-8.
+ */
+#define TGV_ERROR_INVALID_UTF8 7002
+
+/**
+ * A file does not exist.
+ */
+#define TGV_ERROR_FILE_NOT_FOUND 7003
+
+/**
+ * The operating system refused to open, read, map or write a file.
+ */
+#define TGV_ERROR_IO 7004
+
+/**
+ * A model file is truncated, damaged or of another format.
+ */
+#define TGV_ERROR_BAD_MODEL_FILE 7005
+
+/**
+ * A sound model file that this library cannot run.
+ */
+#define TGV_ERROR_UNSUPPORTED_MODEL 7006
+
+/**
+ * Decoder and vision file are swapped or do not belong together.
+ */
+#define TGV_ERROR_MODEL_MISMATCH 7007
+
+/**
+ * Picture data that cannot be decoded or make no picture.
+ */
+#define TGV_ERROR_BAD_IMAGE 7008
+
+/**
+ * A picture over the limits on sides, pixels or memory.
+ */
+#define TGV_ERROR_IMAGE_TOO_LARGE 7009
+
+/**
+ * The conversation does not fit the session's context.
+ */
+#define TGV_ERROR_CONTEXT_FULL 7010
+
+/**
+ * The call was cancelled by tgv_session_cancel or by a progress callback.
+ */
+#define TGV_ERROR_CANCELLED 7011
+
+/**
+ * Memory could not be had.
+ */
+#define TGV_ERROR_OUT_OF_MEMORY 7012
+
+/**
+ * The processor lacks instructions that this build needs.
+ */
+#define TGV_ERROR_UNSUPPORTED_CPU 7013
+
+/**
+ * The handle is in use by another call.
+ */
+#define TGV_ERROR_BUSY 7014
+
+/**
+ * llama.cpp failed unexpectedly.
+ */
+#define TGV_ERROR_DECODER 7015
+
+/**
+ * A defect of this library.
+ */
+#define TGV_ERROR_INTERNAL 7016
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The library's version, such as "1.2.3". Compare with TGV_VERSION of the header. Static, never NULL.
+ *
+ * Thread-safety: any thread.
+ */
+const char *tgv_version(void);
+
+/**
+ * The ABI version the library was built with. It must equal TGV_ABI_VERSION of the header.
+ *
+ * Thread-safety: any thread.
+ */
+uint32_t tgv_abi_version(void);
+
+/**
+ * What went wrong in the last call that failed on this thread, and what to do, as UTF-8. Never NULL; empty if none has
+ * failed yet. The text belongs to the library and stays valid until the next failing call on this thread.
+ *
+ * Thread-safety: each thread has its own.
+ */
+const char *tgv_last_error(void);
+
+/**
+ * The name of a status code, such as "TGV_ERROR_IO"; "unknown status" for other numbers. Static, never NULL.
+ *
+ * Thread-safety: any thread.
+ */
+const char *tgv_status_name(tgv_status status);
+
+/**
+ * Sends all messages of the library, llama.cpp's included, to `callback`, or nowhere when it is NULL (the default). The
+ * library itself never writes to stdout or stderr. When this returns, the callback set before is not running and will not
+ * be called again. One callback serves the whole process.
+ *
+ * Errors: TGV_ERROR_BUSY when called from inside a log callback.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_set_log_callback(tgv_log_callback callback,
+                                void *user_data);
+
+/**
+ * Loads a model from its two GGUF files. Both are checked completely before they are used, then memory-mapped: they must
+ * not be changed while the model lives.
+ *
+ * @param decoder_path  the decoder file, UTF-8
+ * @param vision_path   the vision file, UTF-8; NULL loads a decoder that answers about text only
+ * @param params        NULL for defaults
+ * @param out_model     the new model, to be freed with tgv_model_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_MODEL_FILE, _UNSUPPORTED_MODEL, _MODEL_MISMATCH, _CANCELLED,
+ * _UNSUPPORTED_CPU, _OUT_OF_MEMORY, _INVALID_ARGUMENT, _INVALID_UTF8.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_model_load(const char *decoder_path,
+                          const char *vision_path,
+                          const tgv_model_params *params,
+                          tgv_model **out_model);
+
+/**
+ * Frees a model; NULL does nothing. Sessions and embeddings made with it stay usable and keep what they need of it.
+ *
+ * Thread-safety: any thread, once.
+ */
+void tgv_model_free(tgv_model *model);
+
+/**
+ * Tells a model's figures.
+ *
+ * @param out_info  initialised with TGV_MODEL_INFO_INIT; untouched on failure
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_model_get_info(const tgv_model *model, tgv_model_info *out_info);
+
+/**
+ * One line about the model for a person, UTF-8: name, architecture, sizes. Belongs to the model. Empty for NULL.
+ *
+ * Thread-safety: any thread.
+ */
+const char *tgv_model_description(const tgv_model *model);
+
+/**
+ * How many prompt templates the model has; 0 for NULL.
+ *
+ * Thread-safety: any thread.
+ */
+size_t tgv_model_template_count(const tgv_model *model);
+
+/**
+ * The name of a prompt template, for tgv_session_params.template_name. Belongs to the model. Empty for NULL and for an
+ * index that is not below tgv_model_template_count.
+ *
+ * Thread-safety: any thread.
+ */
+const char *tgv_model_template_name(const tgv_model *model, size_t index);
+
+/**
+ * Tells how many tokens a text is, that is, how many positions of the context it takes.
+ *
+ * @param text       UTF-8
+ * @param out_count  untouched on failure
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_model_count_tokens(const tgv_model *model, const char *text, size_t *out_count);
+
+/**
+ * Reads a picture file: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF or PNM, recognised by content.
+ *
+ * @param path       UTF-8
+ * @param out_image  the new image, to be freed with tgv_image_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_IMAGE, _IMAGE_TOO_LARGE, _INVALID_ARGUMENT, _INVALID_UTF8.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_image_from_file(const char *path, tgv_image **out_image);
+
+/**
+ * Decodes a picture file that is in memory; see tgv_image_from_file. The data are not needed afterwards.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_image_from_memory(const void *data, size_t size, tgv_image **out_image);
+
+/**
+ * Takes pixels from memory. They are copied.
+ *
+ * @param pixels  the first row first
+ * @param size    bytes at `pixels`: at least (height - 1) * stride + width * bytes a pixel
+ * @param stride  bytes from one row to the next; 0 for rows without a gap
+ * @param format  TGV_PIXELS_...
+ *
+ * Errors: TGV_ERROR_BAD_IMAGE for zero sides, _IMAGE_TOO_LARGE, _INVALID_ARGUMENT when size, stride or format do not fit.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_image_from_pixels(const void *pixels,
+                                 size_t size,
+                                 uint32_t width,
+                                 uint32_t height,
+                                 size_t stride,
+                                 int32_t format,
+                                 tgv_image **out_image);
+
+/**
+ * Tells an image's sides in pixels. Either pointer may be NULL.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_image_get_size(const tgv_image *image, uint32_t *out_width, uint32_t *out_height);
+
+/**
+ * Frees an image; NULL does nothing.
+ *
+ * Thread-safety: any thread, once.
+ */
+void tgv_image_free(tgv_image *image);
+
+/**
+ * Encodes an image: the expensive half of a question. Keep the result to ask about the same image again.
+ *
+ * @param params         NULL for defaults
+ * @param out_embedding  the new embedding, to be freed with tgv_embedding_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_CANCELLED, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also for a model without a vision file).
+ *
+ * Thread-safety: any thread; several may encode with one model at once.
+ */
+tgv_status tgv_embedding_encode(const tgv_model *model,
+                                const tgv_image *image,
+                                const tgv_encode_params *params,
+                                tgv_embedding **out_embedding);
+
+/**
+ * Makes an embedding from floats that tgv_embedding_copy gave, perhaps in an earlier run of the program.
+ *
+ * @param values  row-major vectors of the model's embedding_width
+ * @param count   number of floats
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT when count is no multiple of the width or a value is not finite.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_embedding_from_values(const tgv_model *model,
+                                     const float *values,
+                                     size_t count,
+                                     tgv_embedding **out_embedding);
+
+/**
+ * Tells the shape of an embedding: `rows` vectors of `width` floats. Either pointer may be NULL.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_embedding_get_size(const tgv_embedding *embedding, size_t *out_rows, size_t *out_width);
+
+/**
+ * Copies an embedding's floats out, row-major.
+ *
+ * @param values  room for `count` floats; untouched on failure
+ * @param count   must be rows * width
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_embedding_copy(const tgv_embedding *embedding, float *values, size_t count);
+
+/**
+ * Frees an embedding; NULL does nothing. Sessions it was added to keep what they need.
+ *
+ * Thread-safety: any thread, once.
+ */
+void tgv_embedding_free(tgv_embedding *embedding);
+
+/**
+ * Starts a conversation. Everything that params points to is copied, but on_progress and user_data.
+ *
+ * @param params       NULL for defaults
+ * @param out_session  the new session, to be freed with tgv_session_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _INVALID_UTF8, _OUT_OF_MEMORY.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_session_create(const tgv_model *model, const tgv_session_params *params, tgv_session **out_session);
+
+/**
+ * Frees a session; NULL does nothing. The model it was created with may have been freed before. A call that is running on
+ * the session, of which this may be a callback, comes to its end first.
+ *
+ * Thread-safety: any thread, once.
+ */
+void tgv_session_free(tgv_session *session);
+
+/**
+ * Encodes an image and puts it in front of the next question. Several images before one question are allowed.
+ *
+ * Errors: TGV_ERROR_CANCELLED, _BUSY, _OUT_OF_MEMORY, _INVALID_ARGUMENT. On failure the session is as it was.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_add_image(tgv_session *session, const tgv_image *image);
+
+/**
+ * Puts an image that was encoded before in front of the next question. The embedding may be freed afterwards.
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT for an embedding of another model's width, _BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_add_embedding(tgv_session *session, const tgv_embedding *embedding);
+
+/**
+ * Asks a question about the images added since the last one, or goes on with the conversation.
+ *
+ * @param question    UTF-8, not empty
+ * @param on_text     gets the answer piece by piece; may be NULL
+ * @param user_data   passed to on_text
+ * @param out_answer  the whole answer, which belongs to the session and stays valid until the next tgv_session_ask on it
+ *                    or its end; may be NULL; untouched on failure
+ *
+ * An answer that the model, max_new_tokens, a full context or the callback ended is a success; tgv_session_statistics
+ * tells which it was. After a failure the conversation is as it was before the call.
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _INVALID_UTF8, _CONTEXT_FULL, _CANCELLED, _BUSY, _DECODER.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_ask(tgv_session *session,
+                           const char *question,
+                           tgv_text_callback on_text,
+                           void *user_data,
+                           const char **out_answer);
+
+/**
+ * Forgets the conversation and the images waiting. The next conversation does not evaluate again what it has in common
+ * with the beginning of the last one, such as the same embedding.
+ *
+ * Errors: TGV_ERROR_BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_reset(tgv_session *session);
+
+/**
+ * Changes how tokens are chosen from the next question on.
+ *
+ * @param params  NULL for greedy
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_set_sampling(tgv_session *session, const tgv_sampling_params *params);
+
+/**
+ * Makes the call that is running on the session (tgv_session_add_image or tgv_session_ask) return TGV_ERROR_CANCELLED
+ * soon. Without such a call, and for NULL, it has no effect.
+ *
+ * Thread-safety: any thread, at any moment of the session's life, also from callbacks.
+ */
+void tgv_session_cancel(tgv_session *session);
+
+/**
+ * Tells the figures of the last answer.
+ *
+ * @param out_statistics  initialised with TGV_STATISTICS_INIT; untouched on failure
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_statistics(const tgv_session *session, tgv_statistics *out_statistics);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* TINYGPTV_H */
+
+/* Initialisers: every field zero but the size. */
+#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL }
+#define TGV_MODEL_INFO_INIT { sizeof(tgv_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
+#define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TGV_SESSION_PARAMS_INIT { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL }
+#define TGV_STATISTICS_INIT { sizeof(tgv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -1,0 +1,69 @@
+//! llama.cpp's process-wide state: initialised once, after the processor was found fit, with its log bridged to ours.
+
+use std::ffi::{c_char, c_void, CStr};
+
+use llama_cpp_sys_2 as llama;
+use once_cell::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::log::{self, Level};
+
+unsafe extern "C" fn on_log(level: llama::ggml_log_level, text: *const c_char, _user_data: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a terminated string that lives during the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let level = match level {
+        llama::GGML_LOG_LEVEL_DEBUG => Some(Level::Debug),
+        llama::GGML_LOG_LEVEL_INFO => Some(Level::Info),
+        llama::GGML_LOG_LEVEL_WARN => Some(Level::Warning),
+        llama::GGML_LOG_LEVEL_ERROR => Some(Level::Error),
+        _ => None,
+    };
+    log::llama_line(level, &text);
+}
+
+/// The instruction sets that ggml is compiled for on x86 (the sys crate's default); without them it would end the process
+/// with an illegal instruction.
+#[cfg(target_arch = "x86_64")]
+fn check_cpu() -> Result<()> {
+    let missing: Vec<&str> = [
+        ("AVX2", is_x86_feature_detected!("avx2")),
+        ("FMA", is_x86_feature_detected!("fma")),
+        ("F16C", is_x86_feature_detected!("f16c")),
+        ("BMI2", is_x86_feature_detected!("bmi2")),
+    ]
+    .into_iter()
+    .filter_map(|(name, present)| (!present).then_some(name))
+    .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::UnsupportedCpu(format!(
+        "this processor lacks {}, which this build needs; use a processor from 2013 or later, or rebuild with \
+         RUSTFLAGS=-Ctarget-cpu set to yours",
+        missing.join(", ")
+    )))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn check_cpu() -> Result<()> {
+    Ok(())
+}
+
+/// Makes llama.cpp ready; cheap after the first call.
+pub(crate) fn init() -> Result<()> {
+    static READY: OnceCell<()> = OnceCell::new();
+    READY
+        .get_or_try_init(|| {
+            check_cpu()?;
+            // SAFETY: runs once, before any other function of llama.cpp; the callback is a static function.
+            unsafe {
+                llama::llama_log_set(Some(on_log), std::ptr::null_mut());
+                llama::llama_backend_init();
+            }
+            Ok(())
+        })
+        .copied()
+}

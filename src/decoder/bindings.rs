@@ -1,0 +1,42 @@
+//! The functions of phi2_extra_norms.h.
+
+use std::ffi::{c_char, c_void};
+
+use llama_cpp_sys_2 as llama;
+
+/// `struct tgvi_context`.
+#[repr(C)]
+pub struct Context {
+    _private: [u8; 0],
+    _not_send: std::marker::PhantomData<*mut c_void>,
+}
+
+extern "C" {
+    pub fn tgvi_model_load(
+        path: *const c_char,
+        params: *const llama::llama_model_params,
+        extra_norms: bool,
+        post_norm_eps: f32,
+        cancelled: *mut bool,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut llama::llama_model;
+    pub fn tgvi_context_new(
+        model: *mut llama::llama_model,
+        params: *const llama::llama_context_params,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut Context;
+    pub fn tgvi_context_free(context: *mut Context);
+    pub fn tgvi_context_llama(context: *mut Context) -> *mut llama::llama_context;
+    pub fn tgvi_batch_clear(context: *mut Context);
+    pub fn tgvi_batch_add_token(context: *mut Context, token: i32, position: i32, wants_logits: bool) -> bool;
+    pub fn tgvi_batch_add_embedding(
+        context: *mut Context,
+        values: *const f32,
+        width: usize,
+        position: i32,
+        wants_logits: bool,
+    ) -> bool;
+    pub fn tgvi_batch_process(context: *mut Context, error: *mut c_char, error_size: usize) -> i32;
+}

@@ -1,0 +1,409 @@
+//! The decoder: token ids and image embeddings in, logits out. The only room that talks to llama.cpp.
+
+mod backend;
+mod bindings;
+mod sampler;
+mod validate;
+
+use std::ffi::{c_char, c_void, CStr, CString};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2 as llama;
+
+use crate::embedding::Embedding;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::log;
+
+pub use sampler::{Sampler, Sampling};
+pub use validate::DecoderInfo;
+
+/// Most positions that one pass of llama.cpp's graph takes.
+const MICRO_BATCH: usize = 512;
+
+/// A buffer for the messages of the C++ side.
+struct ErrorText([c_char; 512]);
+
+impl ErrorText {
+    fn new() -> Self {
+        log::clear_llama_error();
+        ErrorText([0; 512])
+    }
+
+    /// The exception's text and what llama.cpp logged about it.
+    fn describe(&self) -> String {
+        // SAFETY: the buffer starts as zeros and the C++ side always terminates what it writes.
+        let text = unsafe { CStr::from_ptr(self.0.as_ptr()) }.to_string_lossy().into_owned();
+        match (text, log::llama_error()) {
+            (t, l) if l.is_empty() => t,
+            (t, l) if t.is_empty() => l,
+            (t, l) => format!("{t} ({l})"),
+        }
+    }
+}
+
+/// Weights and vocabulary, shared by all sessions of a model.
+pub struct DecoderModel {
+    llama: LlamaModel,
+    info: DecoderInfo,
+    width: usize,
+    context_length: usize,
+}
+
+/// Hands a Rust closure to llama.cpp as its load progress callback.
+struct ProgressBridge<'a> {
+    progress: &'a mut dyn FnMut(f32) -> bool,
+    panicked: bool,
+}
+
+unsafe extern "C" fn on_load_progress(fraction: f32, user_data: *mut c_void) -> bool {
+    // SAFETY: user_data is the bridge that `load` keeps alive during the call, and nobody else uses it meanwhile.
+    let bridge = unsafe { &mut *user_data.cast::<ProgressBridge>() };
+    let run = std::panic::AssertUnwindSafe(|| (bridge.progress)(fraction));
+    match std::panic::catch_unwind(run) {
+        Ok(go_on) => go_on,
+        Err(_) => {
+            bridge.panicked = true;
+            false
+        }
+    }
+}
+
+impl DecoderModel {
+    /// Validates the file and loads it through llama.cpp, memory-mapped, with `gpu_layers` layers on a GPU where this build
+    /// has one. `progress` gets fractions and may ask to stop, which gives `Error::Cancelled`.
+    pub fn load(gguf: &Gguf, gpu_layers: u32, progress: &mut dyn FnMut(f32) -> bool) -> Result<DecoderModel> {
+        backend::init()?;
+        let info = validate::validate(gguf)?;
+        let path = path_to_c(gguf.path())?;
+        let mut bridge = ProgressBridge { progress, panicked: false };
+        // SAFETY: plain data.
+        let mut params = unsafe { llama::llama_model_default_params() };
+        params.n_gpu_layers = i32::try_from(gpu_layers).unwrap_or(i32::MAX);
+        params.progress_callback = Some(on_load_progress);
+        params.progress_callback_user_data = (&raw mut bridge).cast();
+        // Weights stay in the file's layout and pages, so that the system can drop and share them.
+        params.use_extra_bufts = false;
+        let mut cancelled = false;
+        let mut error = ErrorText::new();
+        // SAFETY: path is terminated; params and the buffers live during the call.
+        let model = unsafe {
+            bindings::tgvi_model_load(
+                path.as_ptr(),
+                &params,
+                info.extra_norms,
+                info.post_norm_eps,
+                &mut cancelled,
+                error.0.as_mut_ptr(),
+                error.0.len(),
+            )
+        };
+        if bridge.panicked {
+            return Err(Error::Internal("the progress callback panicked".into()));
+        }
+        let Some(model) = NonNull::new(model) else {
+            if cancelled {
+                return Err(Error::Cancelled);
+            }
+            return Err(Error::unsupported(gguf.path(), format!("llama.cpp refuses it: {}", error.describe())));
+        };
+        // SAFETY: LlamaModel is a transparent wrapper of this pointer (its crate is pinned exactly) and frees it on drop.
+        let llama = unsafe { std::mem::transmute::<NonNull<llama::llama_model>, LlamaModel>(model) };
+        let width = llama.n_embd().max(0) as usize;
+        let context_length = llama.n_ctx_train() as usize;
+        Ok(DecoderModel { llama, info, width, context_length })
+    }
+
+    fn as_ptr(&self) -> *mut llama::llama_model {
+        // SAFETY: the same layout as in `load`; the pointer is only lent.
+        unsafe { std::mem::transmute_copy::<LlamaModel, NonNull<llama::llama_model>>(&self.llama) }.as_ptr()
+    }
+
+    /// What the metadata say.
+    pub fn info(&self) -> &DecoderInfo {
+        &self.info
+    }
+
+    /// Floats of one input vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Positions the model was trained for.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Layers.
+    pub fn n_layer(&self) -> usize {
+        self.llama.n_layer() as usize
+    }
+
+    /// All weights, in numbers.
+    pub fn n_params(&self) -> u64 {
+        self.llama.n_params()
+    }
+
+    /// All weights, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.llama.size()
+    }
+
+    /// Whether the token ends an answer by itself.
+    pub fn is_end_of_generation(&self, token: i32) -> bool {
+        self.llama.vocab().is_eog(LlamaToken(token))
+    }
+
+    /// llama.cpp's own tokenizer, without BOS or EOS, special tokens in the text recognised.
+    pub fn tokenize(&self, text: &str) -> Vec<i32> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        self.llama.vocab().tokenize(text.as_bytes(), false, true).into_iter().map(|t| t.0).collect()
+    }
+
+    /// llama.cpp's own bytes of a token; control tokens give none.
+    pub fn token_bytes(&self, token: i32) -> Vec<u8> {
+        self.llama.vocab().token_to_piece(LlamaToken(token), false, None)
+    }
+}
+
+#[cfg(unix)]
+fn path_to_c(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::InvalidArgument("a path cannot contain a NUL byte".into()))
+}
+
+#[cfg(not(unix))]
+fn path_to_c(path: &Path) -> Result<CString> {
+    let text = path.to_str().ok_or(Error::InvalidUtf8 { what: "the decoder's path", offset: 0 })?;
+    CString::new(text).map_err(|_| Error::InvalidArgument("a path cannot contain a NUL byte".into()))
+}
+
+/// What stands at one position of the decoder's input.
+#[derive(Clone, Debug)]
+pub enum Slot {
+    /// A token id, which must be inside the vocabulary.
+    Token(i32),
+    /// One row of an image embedding of the decoder's width.
+    Image(Arc<Embedding>, usize),
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Slot) -> bool {
+        match (self, other) {
+            (Slot::Token(a), Slot::Token(b)) => a == b,
+            (Slot::Image(a, i), Slot::Image(b, j)) => a.id() == b.id() && i == j,
+            _ => false,
+        }
+    }
+}
+
+/// One context: a KV cache, what it holds, and the logits of the last position.
+pub struct Decoder {
+    context: NonNull<bindings::Context>,
+    model: Arc<DecoderModel>,
+    /// Read by llama.cpp's abort callback through a raw pointer, hence kept here.
+    _cancel: Arc<AtomicBool>,
+    capacity: usize,
+    held: Vec<Slot>,
+    logits: Vec<f32>,
+}
+
+// SAFETY: the context is used by one thread at a time (all uses take &mut self) and is tied to no thread.
+unsafe impl Send for Decoder {}
+
+unsafe extern "C" fn on_abort_check(user_data: *mut c_void) -> bool {
+    // SAFETY: user_data is the AtomicBool that the Decoder keeps alive as long as its context.
+    unsafe { &*user_data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}
+
+impl Decoder {
+    /// A context of `capacity` positions that computes on `n_threads` threads and stops when `cancel` becomes true.
+    pub fn new(
+        model: Arc<DecoderModel>,
+        capacity: usize,
+        n_threads: usize,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<Decoder> {
+        // SAFETY: plain data.
+        let mut params = unsafe { llama::llama_context_default_params() };
+        let n_threads = n_threads.clamp(1, 512) as i32;
+        params.n_ctx = u32::try_from(capacity).map_err(|_| Error::InvalidArgument("the context is too large".into()))?;
+        params.n_batch = MICRO_BATCH as u32;
+        params.n_ubatch = MICRO_BATCH.min(capacity) as u32;
+        params.n_seq_max = 1;
+        // Only the last position's logits are read: saves a vocabulary's worth of floats for each position of a batch.
+        params.n_outputs_max = 1;
+        params.n_threads = n_threads;
+        params.n_threads_batch = n_threads;
+        params.no_perf = true;
+        params.abort_callback = Some(on_abort_check);
+        params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
+        let mut error = ErrorText::new();
+        // SAFETY: the model outlives the context, which holds an Arc of it; so does the flag.
+        let context = unsafe {
+            bindings::tgvi_context_new(model.as_ptr(), &params, error.0.as_mut_ptr(), error.0.len())
+        };
+        let context = NonNull::new(context).ok_or_else(|| {
+            Error::OutOfMemory(format!(
+                "a context of {capacity} positions could not be created: {}; use a smaller context",
+                error.describe()
+            ))
+        })?;
+        Ok(Decoder { context, model, _cancel: cancel, capacity, held: Vec::new(), logits: Vec::new() })
+    }
+
+    /// Positions that the context can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Positions evaluated and kept.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Tokens of the vocabulary: how many logits there are.
+    pub fn n_vocab(&self) -> usize {
+        self.model.info.n_vocab
+    }
+
+    /// Logits of the whole vocabulary after the last evaluated position.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Makes the context hold exactly `slots` and the logits those of its last position. What the context already holds of
+    /// the beginning of `slots` is not evaluated again; returns how many positions that saved. After a failure or a
+    /// cancellation the context holds what it can vouch for: a beginning of `slots`.
+    pub fn evaluate(&mut self, slots: &[Slot]) -> Result<usize> {
+        if slots.is_empty() {
+            return Err(Error::Internal("nothing to evaluate".into()));
+        }
+        if slots.len() > self.capacity {
+            return Err(Error::ContextFull { capacity: self.capacity, used: 0, needed: slots.len() });
+        }
+        let common = self.held.iter().zip(slots).take_while(|(a, b)| a == b).count();
+        // The last position is always evaluated: its logits are wanted.
+        self.truncate(common.min(slots.len() - 1));
+        let reused = self.held.len();
+        let mut done = reused;
+        for chunk in slots[reused..].chunks(MICRO_BATCH) {
+            let last = done + chunk.len() == slots.len();
+            if let Err(e) = self.process(chunk, done, last) {
+                self.forget_from(done);
+                return Err(e);
+            }
+            self.held.extend_from_slice(chunk);
+            done += chunk.len();
+        }
+        Ok(reused)
+    }
+
+    /// Evaluates one more token after what the context holds.
+    pub fn append(&mut self, token: i32) -> Result<()> {
+        if self.held.len() >= self.capacity {
+            return Err(Error::ContextFull { capacity: self.capacity, used: self.held.len(), needed: 1 });
+        }
+        let at = self.held.len();
+        if let Err(e) = self.process(&[Slot::Token(token)], at, true) {
+            self.forget_from(at);
+            return Err(e);
+        }
+        self.held.push(Slot::Token(token));
+        Ok(())
+    }
+
+    /// Forgets all positions from `length` on.
+    pub fn truncate(&mut self, length: usize) {
+        if length < self.held.len() {
+            self.forget_from(length);
+        }
+    }
+
+    fn forget_from(&mut self, length: usize) {
+        self.held.truncate(length);
+        // SAFETY: the context is alive; sequence 0 is the only one.
+        let removed = unsafe {
+            let memory = llama::llama_get_memory(self.llama());
+            llama::llama_memory_seq_rm(memory, 0, length as i32, -1)
+        };
+        if !removed {
+            // Recurrent architectures cannot forget a part of what they hold: start over.
+            // SAFETY: as above.
+            unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.llama()), true) };
+            self.held.clear();
+        }
+    }
+
+    fn llama(&self) -> *mut llama::llama_context {
+        // SAFETY: the context is alive as long as self.
+        unsafe { bindings::tgvi_context_llama(self.context.as_ptr()) }
+    }
+
+    fn process(&mut self, slots: &[Slot], start: usize, wants_logits: bool) -> Result<()> {
+        let context = self.context.as_ptr();
+        // SAFETY: the context is alive and used by this thread only.
+        unsafe { bindings::tgvi_batch_clear(context) };
+        for (i, slot) in slots.iter().enumerate() {
+            let position = (start + i) as i32;
+            let logits = wants_logits && i + 1 == slots.len();
+            let added = match slot {
+                Slot::Token(id) if (0..self.model.info.n_vocab as i32).contains(id) => {
+                    // SAFETY: as above.
+                    unsafe { bindings::tgvi_batch_add_token(context, *id, position, logits) }
+                }
+                Slot::Image(embedding, row) if embedding.width() == self.model.width => {
+                    let values = embedding.row(*row);
+                    // SAFETY: as above; the row lives as long as `slots`, which outlives the processing below.
+                    unsafe {
+                        bindings::tgvi_batch_add_embedding(context, values.as_ptr(), values.len(), position, logits)
+                    }
+                }
+                _ => false,
+            };
+            if !added {
+                return Err(Error::Internal(format!("position {position} could not be put into the batch")));
+            }
+        }
+        let mut error = ErrorText::new();
+        // SAFETY: as above.
+        match unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) } {
+            0 => {}
+            1 => return Err(Error::ContextFull { capacity: self.capacity, used: start, needed: slots.len() }),
+            2 => return Err(Error::Cancelled),
+            code => return Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe()))),
+        }
+        if wants_logits {
+            self.read_logits()?;
+        }
+        Ok(())
+    }
+
+    fn read_logits(&mut self) -> Result<()> {
+        let n = self.model.info.n_vocab;
+        // SAFETY: the context is alive; -1 names the last position with logits.
+        let logits = unsafe { llama::llama_get_logits_ith(self.llama(), -1) };
+        if logits.is_null() {
+            return Err(Error::Decoder("llama.cpp gave no logits".into()));
+        }
+        self.logits.clear();
+        // SAFETY: llama.cpp keeps a row of n_vocab floats there until the next batch.
+        self.logits.extend_from_slice(unsafe { std::slice::from_raw_parts(logits, n) });
+        Ok(())
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // SAFETY: created by tgvi_context_new and freed once.
+        unsafe { bindings::tgvi_context_free(self.context.as_ptr()) };
+    }
+}

@@ -1,0 +1,37 @@
+// The decoder's C surface towards Rust. No C++ exception passes it; messages go to `error`, which is always terminated.
+#pragma once
+
+#include "llama.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Loads any architecture that llama.cpp knows, and phi2 files that carry the three extra norms of TinyGPT-V.
+// NULL on failure; *cancelled tells whether params->progress_callback asked for it.
+struct llama_model * tgvi_model_load(const char * path, const struct llama_model_params * params, bool extra_norms,
+                                     float post_norm_eps, bool * cancelled, char * error, size_t error_size);
+
+// A context with a thread pool of its own and one batch.
+struct tgvi_context;
+
+struct tgvi_context * tgvi_context_new(struct llama_model * model, const struct llama_context_params * params,
+                                       char * error, size_t error_size);
+void tgvi_context_free(struct tgvi_context * context);
+struct llama_context * tgvi_context_llama(struct tgvi_context * context);
+
+// Empties the batch; then entries are added in order of position, for sequence 0.
+void tgvi_batch_clear(struct tgvi_context * context);
+bool tgvi_batch_add_token(struct tgvi_context * context, int32_t token, int32_t position, bool wants_logits);
+bool tgvi_batch_add_embedding(struct tgvi_context * context, const float * values, size_t width, int32_t position,
+                              bool wants_logits);
+
+// llama_process() on the batch: 0 done, 1 no room in the KV cache, 2 aborted by the abort callback, below 0 failed.
+int32_t tgvi_batch_process(struct tgvi_context * context, char * error, size_t error_size);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,181 @@
+//! Checks a decoder file before llama.cpp sees it: llama.cpp ends the process on some files that these checks refuse.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, TensorType};
+
+/// llama.cpp's own limit.
+const MAX_LAYERS: u32 = 512;
+const MAX_WIDTH: u32 = 1 << 17;
+const MAX_CONTEXT: u32 = 1 << 20;
+const MAX_VOCABULARY: usize = 1 << 22;
+const MAX_TOKEN_BYTES: usize = 1 << 12;
+
+/// The three norms that TinyGPT-V adds to Phi-2, one name a layer each.
+const EXTRA_NORMS: [&str; 5] =
+    ["attn_q_norm.weight", "attn_q_norm.bias", "attn_k_norm.weight", "attn_k_norm.bias", "post_attention_norm.weight"];
+
+/// What the file's metadata say of the decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderInfo {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Size of the vocabulary.
+    pub n_vocab: usize,
+    /// Whether the q/k LayerNorms and the post-attention RMSNorm are in the file.
+    pub extra_norms: bool,
+    /// Epsilon of the post-attention RMSNorm.
+    pub post_norm_eps: f32,
+}
+
+/// Reads and checks the metadata, the vocabulary and, for phi2, every tensor's name, shape and type.
+pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
+    let architecture = gguf.str("general.architecture")?.to_owned();
+    if architecture == "clip" {
+        return Err(Error::ModelMismatch(format!(
+            "'{}' is a vision file, and was passed as the decoder; pass the decoder .gguf first and the vision .gguf second",
+            gguf.path().display()
+        )));
+    }
+    let n_vocab = check_vocabulary(gguf)?;
+    let mut info = DecoderInfo { architecture, n_vocab, extra_norms: false, post_norm_eps: 1e-6 };
+    if info.architecture == "phi2" {
+        info.extra_norms = check_phi2(gguf, n_vocab)?;
+        if gguf.has("tinygptv.post_attention_norm_epsilon") {
+            info.post_norm_eps = gguf.f32("tinygptv.post_attention_norm_epsilon")?;
+        }
+        if !(info.post_norm_eps > 0.0 && info.post_norm_eps < 1.0) {
+            return Err(Error::unsupported(gguf.path(), format!("its post-attention epsilon is {}", info.post_norm_eps)));
+        }
+    }
+    Ok(info)
+}
+
+fn check_vocabulary(gguf: &Gguf) -> Result<usize> {
+    let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
+    gguf.str("tokenizer.ggml.model")?;
+    let tokens = gguf.str_array("tokenizer.ggml.tokens")?;
+    if tokens.is_empty() || tokens.len() > MAX_VOCABULARY {
+        return refuse(format!("its vocabulary has {} tokens (1 to {MAX_VOCABULARY} allowed)", tokens.len()));
+    }
+    let mut seen = HashSet::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        if token.len() > MAX_TOKEN_BYTES {
+            return refuse(format!("its token {id} is {} bytes long", token.len()));
+        }
+        if !seen.insert(token) {
+            return refuse(format!("its token {id} ({token:?}) occurs twice"));
+        }
+    }
+    for (key, what) in [("tokenizer.ggml.token_type", "token types"), ("tokenizer.ggml.scores", "token scores")] {
+        let count = match key {
+            _ if !gguf.has(key) => continue,
+            "tokenizer.ggml.scores" => gguf.f32_array(key)?.len(),
+            _ => gguf.i32_array(key)?.len(),
+        };
+        if count != tokens.len() {
+            return refuse(format!("it has {} tokens and {count} {what}", tokens.len()));
+        }
+    }
+    for name in ["bos", "eos", "unknown", "padding", "eot", "eom", "seperator", "mask"] {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        if gguf.has(&key) && gguf.u32(&key)? as usize >= tokens.len() {
+            return refuse(format!("its {key} is {}, beyond its {} tokens", gguf.u32(&key)?, tokens.len()));
+        }
+    }
+    for name in ["bos", "eos"] {
+        let add = format!("tokenizer.ggml.add_{name}_token");
+        if gguf.has(&add) && gguf.bool(&add)? && !gguf.has(&format!("tokenizer.ggml.{name}_token_id")) {
+            return refuse(format!("it wants a {name} token added and names none"));
+        }
+    }
+    if gguf.has("tokenizer.ggml.merges") {
+        // The space may not be the first character: llama.cpp looks for it from the second on.
+        let bad = gguf.str_array("tokenizer.ggml.merges")?.iter().find(|m| m.bytes().skip(1).all(|b| b != b' '));
+        if let Some(merge) = bad {
+            return refuse(format!("its merge {merge:?} is not two tokens"));
+        }
+    }
+    Ok(tokens.len())
+}
+
+/// Returns whether the extra norms are there.
+fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
+    let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
+    let number = |key: &str, max: u32| -> Result<usize> {
+        let n = gguf.u32(&format!("phi2.{key}"))?;
+        if n == 0 || n > max {
+            return Err(Error::unsupported(gguf.path(), format!("its phi2.{key} is {n} (1 to {max} allowed)")));
+        }
+        Ok(n as usize)
+    };
+    number("context_length", MAX_CONTEXT)?;
+    let width = number("embedding_length", MAX_WIDTH)?;
+    let mlp = number("feed_forward_length", MAX_WIDTH)?;
+    let layers = number("block_count", MAX_LAYERS)?;
+    let heads = number("attention.head_count", 1 << 10)?;
+    let kv_heads = if gguf.has("phi2.attention.head_count_kv") { number("attention.head_count_kv", 1 << 10)? } else { heads };
+    let rotary = number("rope.dimension_count", MAX_WIDTH)?;
+    let eps = gguf.f32("phi2.attention.layer_norm_epsilon")?;
+    if !width.is_multiple_of(heads) || !heads.is_multiple_of(kv_heads) {
+        return refuse(format!("{heads} heads and {kv_heads} key/value heads do not divide its width of {width}"));
+    }
+    let head = width / heads;
+    if rotary > head || !rotary.is_multiple_of(2) {
+        return refuse(format!("its rotary dimensions are {rotary}, in heads of {head}"));
+    }
+    if !(eps > 0.0 && eps < 1.0) {
+        return refuse(format!("its LayerNorm epsilon is {eps}"));
+    }
+
+    let kv = head * kv_heads;
+    let check = |name: &str, shape: &[usize]| check_tensor(gguf, name, shape);
+    check("token_embd.weight", &[n_vocab, width])?;
+    check("output_norm.weight", &[width])?;
+    check("output_norm.bias", &[width])?;
+    check("output.weight", &[n_vocab, width])?;
+    check("output.bias", &[n_vocab])?;
+    let any_extra = EXTRA_NORMS.iter().any(|n| gguf.tensors().iter().any(|t| t.name.ends_with(n)));
+    for i in 0..layers {
+        let block = |name: &str, shape: &[usize]| check(&format!("blk.{i}.{name}"), shape);
+        block("attn_norm.weight", &[width])?;
+        block("attn_norm.bias", &[width])?;
+        if gguf.find_tensor(&format!("blk.{i}.attn_qkv.weight")).is_some() {
+            block("attn_qkv.weight", &[width + 2 * kv, width])?;
+            block("attn_qkv.bias", &[width + 2 * kv])?;
+        } else {
+            for (name, rows) in [("attn_q", width), ("attn_k", kv), ("attn_v", kv)] {
+                block(&format!("{name}.weight"), &[rows, width])?;
+                block(&format!("{name}.bias"), &[rows])?;
+            }
+        }
+        block("attn_output.weight", &[width, width])?;
+        block("attn_output.bias", &[width])?;
+        block("ffn_up.weight", &[mlp, width])?;
+        block("ffn_up.bias", &[mlp])?;
+        block("ffn_down.weight", &[width, mlp])?;
+        block("ffn_down.bias", &[width])?;
+        if any_extra {
+            for name in &EXTRA_NORMS[..4] {
+                block(name, &[head])?;
+            }
+            block(EXTRA_NORMS[4], &[width])?;
+        }
+    }
+    Ok(any_extra)
+}
+
+fn check_tensor(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<()> {
+    let tensor = gguf.tensor(name, shape)?;
+    // ggml's element-wise operations want single precision for what is added or multiplied.
+    let fits = match tensor.ty() {
+        TensorType::F32 => true,
+        TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 => shape.len() > 1,
+        TensorType::Other(n) => shape.len() > 1 && !(24..=28).contains(&n),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::unsupported(gguf.path(), format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty())))
+}

@@ -1,0 +1,159 @@
+//! Image embeddings.
+
+use std::ffi::c_void;
+
+use super::boundary::{
+    boundary, progress_closure, read_options, require_out, tgv_progress_callback, Handle, SizedStruct,
+};
+use super::error::tgv_status;
+use super::image::tgv_image;
+use super::model::tgv_model;
+use crate::embedding::Embedding;
+use crate::error::Error;
+use crate::vision::Control;
+
+/// An encoded image, ready for any session of the model that encoded it. Immutable: any number of threads may use it.
+pub struct tgv_embedding {
+    _opaque: [u8; 0],
+}
+
+impl Handle for tgv_embedding {
+    type Inner = Embedding;
+    const NAME: &'static str = "embedding";
+}
+
+/// How to encode an image. Initialise with TGV_ENCODE_PARAMS_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tgv_encode_params {
+    /// sizeof(tgv_encode_params), set by the INIT macro.
+    pub struct_size: usize,
+    /// Gets the fraction done and may ask to stop; may be NULL.
+    pub on_progress: tgv_progress_callback,
+    /// Passed to on_progress.
+    pub user_data: *mut c_void,
+}
+
+// SAFETY: integers, pointers and a nullable function pointer.
+unsafe impl SizedStruct for tgv_encode_params {
+    const NAME: &'static str = "tgv_encode_params";
+    const FIRST_SIZE: usize = size_of::<tgv_encode_params>();
+}
+
+/// Encodes an image: the expensive half of a question. Keep the result to ask about the same image again.
+///
+/// @param params         NULL for defaults
+/// @param out_embedding  the new embedding, to be freed with tgv_embedding_free; untouched on failure
+///
+/// Errors: TGV_ERROR_CANCELLED, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also for a model without a vision file).
+///
+/// Thread-safety: any thread; several may encode with one model at once.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_encode(
+    model: *const tgv_model,
+    image: *const tgv_image,
+    params: *const tgv_encode_params,
+    out_embedding: *mut *mut tgv_embedding,
+) -> tgv_status {
+    boundary(|| {
+        require_out(out_embedding, "out_embedding")?;
+        // SAFETY: the caller's promises of the C documentation.
+        let (cell, image, params) =
+            unsafe { (tgv_model::share(model)?, tgv_image::share(image)?, read_options(params)?) };
+        let mut progress = progress_closure(params.on_progress, params.user_data);
+        let control = Control { cancel: None, progress: Some(&mut progress) };
+        let embedding = cell.model.encode(&image, control)?;
+        // SAFETY: checked above.
+        unsafe { out_embedding.write(tgv_embedding::give(embedding)) };
+        Ok(())
+    })
+}
+
+/// Makes an embedding from floats that tgv_embedding_copy gave, perhaps in an earlier run of the program.
+///
+/// @param values  row-major vectors of the model's embedding_width
+/// @param count   number of floats
+///
+/// Errors: TGV_ERROR_INVALID_ARGUMENT when count is no multiple of the width or a value is not finite.
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_from_values(
+    model: *const tgv_model,
+    values: *const f32,
+    count: usize,
+    out_embedding: *mut *mut tgv_embedding,
+) -> tgv_status {
+    boundary(|| {
+        require_out(out_embedding, "out_embedding")?;
+        if values.is_null() || count > isize::MAX as usize / size_of::<f32>() {
+            return Err(Error::InvalidArgument("values is NULL or count impossible; pass floats and their number".into()));
+        }
+        // SAFETY: the caller's promises of the C documentation.
+        let (cell, values) = unsafe { (tgv_model::share(model)?, std::slice::from_raw_parts(values, count)) };
+        let embedding = cell.model.embedding(values.to_vec())?;
+        // SAFETY: checked above.
+        unsafe { out_embedding.write(tgv_embedding::give(embedding)) };
+        Ok(())
+    })
+}
+
+/// Tells the shape of an embedding: `rows` vectors of `width` floats. Either pointer may be NULL.
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_get_size(
+    embedding: *const tgv_embedding,
+    out_rows: *mut usize,
+    out_width: *mut usize,
+) -> tgv_status {
+    boundary(|| {
+        // SAFETY: the caller's promises of the C documentation.
+        let embedding = unsafe { tgv_embedding::share(embedding) }?;
+        for (out, n) in [(out_rows, embedding.rows()), (out_width, embedding.width())] {
+            if !out.is_null() {
+                // SAFETY: not NULL.
+                unsafe { out.write(n) };
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Copies an embedding's floats out, row-major.
+///
+/// @param values  room for `count` floats; untouched on failure
+/// @param count   must be rows * width
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_copy(
+    embedding: *const tgv_embedding,
+    values: *mut f32,
+    count: usize,
+) -> tgv_status {
+    boundary(|| {
+        require_out(values, "values")?;
+        // SAFETY: the caller's promises of the C documentation.
+        let embedding = unsafe { tgv_embedding::share(embedding) }?;
+        let own = embedding.values();
+        if count != own.len() {
+            return Err(Error::InvalidArgument(format!(
+                "the embedding has {} floats, not {count}; ask tgv_embedding_get_size",
+                own.len()
+            )));
+        }
+        // SAFETY: the caller promises room for `count` floats.
+        unsafe { std::ptr::copy_nonoverlapping(own.as_ptr(), values, count) };
+        Ok(())
+    })
+}
+
+/// Frees an embedding; NULL does nothing. Sessions it was added to keep what they need.
+///
+/// Thread-safety: any thread, once.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_free(embedding: *mut tgv_embedding) {
+    // SAFETY: the caller's promise.
+    unsafe { tgv_embedding::take_back(embedding) }
+}

@@ -1,0 +1,59 @@
+//! # tinygptv
+//!
+//! Questions about pictures, answered on the user's own device: TinyGPT-V (EVA-CLIP ViT-g, BLIP-2 Q-Former, a modified
+//! Phi-2) from two GGUF files. The same library has a C header, `include/tinygptv.h`; this is the safe Rust API under it.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use tinygptv::{Image, Model, ModelOptions, Session, SessionOptions};
+//!
+//! # fn main() -> tinygptv::Result<()> {
+//! let model = Model::load(Path::new("demo.gguf"), Some(Path::new("demo-vision.gguf")), &ModelOptions::default())?;
+//! let mut session = Session::new(model, &SessionOptions::default())?;
+//! session.add_image(&Image::open(Path::new("shapes.png"))?, None)?;
+//! let answer = session.ask("What color is the star?", &mut |piece| {
+//!     print!("{piece}");
+//!     true
+//! })?;
+//! # drop(answer);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Data walks one way: `ffi → session → prompt/tokenizer/vision/decoder → model → gguf`.
+//!
+//! - [`gguf`]: memory-mapped GGUF files, strictly validated; nothing else parses GGUF.
+//! - [`image`]: pictures in, pixels exactly as PIL would resize them out.
+//! - [`vision`]: pixels → image embedding: ViT, ln_vision, Q-Former, projection, with kernels chosen at run time.
+//! - [`decoder`]: embeddings and tokens → logits → tokens; the only room that talks to llama.cpp.
+//! - [`tokenizer`]: text ⇄ token ids.
+//! - [`prompt`]: templates: question and images → segments.
+//! - [`stream`]: token bytes → whole characters, stop texts removed.
+//! - [`model`], [`session`], [`embedding`]: what a user holds.
+//! - [`error`], [`log`], [`threads`]: what everything shares.
+
+#![deny(missing_docs)]
+#![warn(unsafe_op_in_unsafe_fn)]
+
+pub mod decoder;
+pub mod embedding;
+pub mod error;
+mod ffi;
+pub mod gguf;
+pub mod image;
+pub mod log;
+pub mod model;
+mod panics;
+pub mod prompt;
+pub mod session;
+pub mod stream;
+pub mod threads;
+pub mod tokenizer;
+pub mod vision;
+
+pub use decoder::Sampling;
+pub use embedding::Embedding;
+pub use error::{Error, Result};
+pub use image::{Image, PixelFormat};
+pub use model::{Model, ModelInfo, ModelOptions};
+pub use session::{CancelHandle, Finish, Session, SessionOptions, Statistics};

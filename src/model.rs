@@ -1,0 +1,304 @@
+//! A loaded model: validated files, vision encoder, decoder weights, tokenizer and prompts. Immutable and shared.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::decoder::{DecoderModel, Sampling};
+use crate::embedding::Embedding;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::image::Image;
+use crate::log::{self, Level};
+use crate::prompt::Templates;
+use crate::threads::ThreadPool;
+use crate::tokenizer::Tokenizer;
+use crate::vision::{Control, VisionEncoder};
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// Threads for image encoding and, unless a session sets its own, for the decoder; 0 takes what the system offers.
+    pub threads: usize,
+    /// Decoder layers to put on a GPU, in builds with a GPU feature.
+    pub gpu_layers: u32,
+}
+
+/// Figures of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// `general.name` of the decoder file, or its file name.
+    pub name: String,
+    /// Decoder architecture.
+    pub architecture: String,
+    /// Training stage 1–4; 0 when the files do not tell.
+    pub stage: u32,
+    /// Decoder width: floats of one embedding vector.
+    pub embedding_width: usize,
+    /// Vectors that an image takes, each one position of the context; 0 without a vision file.
+    pub image_tokens: usize,
+    /// Side in pixels that images are resized to; 0 without a vision file.
+    pub image_size: usize,
+    /// Positions the decoder was trained for.
+    pub context_length: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Weights of the decoder, in numbers.
+    pub decoder_parameters: u64,
+    /// Bytes of the two files.
+    pub decoder_bytes: u64,
+    /// Bytes of the vision file; 0 without one.
+    pub vision_bytes: u64,
+    /// Threads for image encoding.
+    pub threads: usize,
+}
+
+/// A model, for any number of sessions on any threads.
+pub struct Model {
+    decoder: Arc<DecoderModel>,
+    tokenizer: Tokenizer,
+    vision: Option<VisionEncoder>,
+    templates: Templates,
+    chat_sampling: Sampling,
+    info: ModelInfo,
+}
+
+/// Share of the load progress that the decoder file takes; the vision file is mapped, not read.
+const DECODER_SHARE: f32 = 0.95;
+
+impl Model {
+    /// Loads a decoder file and, for questions about images, its vision file.
+    ///
+    /// # Errors
+    /// `Io` for files that cannot be opened, `BadModelFile` for damaged ones, `UnsupportedModel` for sound files that this
+    /// library cannot run, `ModelMismatch` when the two do not belong together.
+    pub fn load(decoder: &Path, vision: Option<&Path>, options: &ModelOptions) -> Result<Arc<Model>> {
+        Model::load_with_progress(decoder, vision, options, &mut |_| true)
+    }
+
+    /// `load` with a callback that gets the fraction done and may ask to stop, which gives `Error::Cancelled`.
+    pub fn load_with_progress(
+        decoder_path: &Path,
+        vision_path: Option<&Path>,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Arc<Model>> {
+        let decoder_file = Gguf::open(decoder_path)?;
+        let vision_file = vision_path.map(Gguf::open).transpose()?;
+        if let Some(vision_file) = &vision_file {
+            check_roles(&decoder_file, vision_file)?;
+        }
+
+        let mut on_decoder = |fraction: f32| progress(fraction * DECODER_SHARE);
+        let decoder = Arc::new(DecoderModel::load(&decoder_file, options.gpu_layers, &mut on_decoder)?);
+        let tokenizer = Tokenizer::new(&decoder_file, decoder.clone())?;
+        if tokenizer.is_fallback() {
+            log::message(Level::Info, "the vocabulary is not GPT-2's kind: llama.cpp tokenises");
+        }
+
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n.min(512),
+        };
+        let mut info = ModelInfo {
+            name: model_name(&decoder_file),
+            architecture: decoder.info().architecture.clone(),
+            stage: 0,
+            embedding_width: decoder.width(),
+            image_tokens: 0,
+            image_size: 0,
+            context_length: decoder.context_length(),
+            vocabulary: decoder.info().n_vocab,
+            decoder_parameters: decoder.n_params(),
+            decoder_bytes: decoder_file.file_size(),
+            vision_bytes: 0,
+            threads,
+        };
+        let mut templates = Templates::text_only();
+        let mut chat_sampling = Sampling { greedy: false, ..Sampling::default() };
+        let mut vision = None;
+        if let Some(file) = &vision_file {
+            let encoder = VisionEncoder::load(file, Arc::new(ThreadPool::new(threads)))?;
+            if encoder.dims().projection_dim != decoder.width() {
+                return Err(Error::ModelMismatch(format!(
+                    "the vision file '{}' makes vectors of {} floats and the decoder '{}' takes {}; use the two files of \
+                     one conversion",
+                    file.path().display(),
+                    encoder.dims().projection_dim,
+                    decoder_path.display(),
+                    decoder.width()
+                )));
+            }
+            templates = Templates::from_gguf(file)?;
+            chat_sampling = read_sampling(file)?;
+            info.stage = if file.has("tinygptv.stage") { file.u32("tinygptv.stage")? } else { 0 };
+            info.image_tokens = encoder.dims().query_count();
+            info.image_size = encoder.dims().image_size;
+            info.vision_bytes = file.file_size();
+            vision = Some(encoder);
+        }
+        if !progress(1.0) {
+            return Err(Error::Cancelled);
+        }
+        Ok(Arc::new(Model { decoder, tokenizer, vision, templates, chat_sampling, info }))
+    }
+
+    /// Figures of the model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// One line for a person: name, architecture, sizes.
+    pub fn description(&self) -> String {
+        let i = &self.info;
+        let mut text = format!(
+            "{}: {} decoder, {} parameters, {}",
+            i.name,
+            i.architecture,
+            metric(i.decoder_parameters),
+            megabytes(i.decoder_bytes)
+        );
+        if i.image_tokens > 0 {
+            text += &format!(
+                "; vision {}, images {}×{} px → {} tokens",
+                megabytes(i.vision_bytes),
+                i.image_size,
+                i.image_size,
+                i.image_tokens
+            );
+        }
+        if i.stage > 0 {
+            text += &format!("; stage {}", i.stage);
+        }
+        text
+    }
+
+    /// Encodes an image into the vectors that stand for it in the decoder's input. Safe from several threads at once.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the model was loaded without a vision file, `Cancelled` when `control` asks for it.
+    pub fn encode(&self, image: &Image, control: Control) -> Result<Arc<Embedding>> {
+        let vision = self.vision.as_ref().ok_or_else(|| {
+            Error::InvalidArgument(
+                "this model was loaded without a vision file and cannot look at images; load it with one".into(),
+            )
+        })?;
+        warn_if_squeezed(image, self.info.image_size);
+        let values = vision.encode(image, control)?;
+        Ok(Arc::new(Embedding::new(values, vision.dims().query_count(), vision.dims().projection_dim)?))
+    }
+
+    /// Wraps vectors from elsewhere, row-major, as long as they are as wide as the decoder.
+    pub fn embedding(&self, values: Vec<f32>) -> Result<Arc<Embedding>> {
+        let width = self.info.embedding_width;
+        if values.is_empty() || !values.len().is_multiple_of(width) {
+            return Err(Error::InvalidArgument(format!(
+                "{} floats are no rows of this decoder's {width}",
+                values.len()
+            )));
+        }
+        let rows = values.len() / width;
+        Ok(Arc::new(Embedding::new(values, rows, width)?))
+    }
+
+    /// How many tokens a text is, without BOS or EOS.
+    pub fn count_tokens(&self, text: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode(text)?.len())
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The prompt templates.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
+    /// Random sampling as the reference chat of this model's stage does it.
+    pub fn chat_sampling(&self) -> Sampling {
+        self.chat_sampling
+    }
+
+    pub(crate) fn decoder(&self) -> &Arc<DecoderModel> {
+        &self.decoder
+    }
+}
+
+/// Tells swapped files and files of different models apart before anything is loaded.
+fn check_roles(decoder: &Gguf, vision: &Gguf) -> Result<()> {
+    let is_clip = |file: &Gguf| file.str("general.architecture").is_ok_and(|a| a == "clip");
+    match (is_clip(decoder), is_clip(vision)) {
+        (true, false) => Err(Error::ModelMismatch(format!(
+            "the two files are swapped: '{}' is the vision file; pass the decoder first and the vision file second",
+            decoder.path().display()
+        ))),
+        (true, true) => Err(Error::ModelMismatch(format!(
+            "'{}' is a vision file, not a decoder; pass the decoder .gguf first",
+            decoder.path().display()
+        ))),
+        (false, false) => Err(Error::ModelMismatch(format!(
+            "'{}' is a decoder, not a vision file; pass the vision .gguf second",
+            vision.path().display()
+        ))),
+        (false, true) => match (decoder.str("tinygptv.pair_id"), vision.str("tinygptv.pair_id")) {
+            (Ok(a), Ok(b)) if a != b => Err(Error::ModelMismatch(format!(
+                "'{}' and '{}' come from different conversions; use the two files of one",
+                decoder.path().display(),
+                vision.path().display()
+            ))),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn model_name(file: &Gguf) -> String {
+    match file.str("general.name") {
+        Ok(name) if !name.is_empty() => name.to_owned(),
+        _ => PathBuf::from(file.path()).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()),
+    }
+}
+
+fn read_sampling(file: &Gguf) -> Result<Sampling> {
+    let mut sampling = Sampling { greedy: false, ..Sampling::default() };
+    let number = |name: &str, fallback: f32| {
+        let key = format!("tinygptv.sampling.{name}");
+        if file.has(&key) {
+            file.f32(&key)
+        } else {
+            Ok(fallback)
+        }
+    };
+    sampling.temperature = number("temperature", sampling.temperature)?;
+    sampling.top_p = number("top_p", sampling.top_p)?;
+    sampling.repeat_penalty = number("repeat_penalty", sampling.repeat_penalty)?;
+    if file.has("tinygptv.sampling.top_k") {
+        sampling.top_k = file.u32("tinygptv.sampling.top_k")?;
+    }
+    sampling.validate().map_err(|e| Error::unsupported(file.path(), format!("its sampling defaults: {e}")))?;
+    Ok(sampling)
+}
+
+/// The reference resizes without keeping the aspect ratio: a very long picture is accepted, and nobody should wonder why
+/// nothing in it is recognised.
+fn warn_if_squeezed(image: &Image, side: usize) {
+    let (w, h) = (image.width(), image.height());
+    if w.max(h) > w.min(h).saturating_mul(8) {
+        log::message(
+            Level::Warning,
+            &format!("the picture of {w}×{h} px is squeezed to {side}×{side}; crop it to see details"),
+        );
+    }
+}
+
+fn metric(n: u64) -> String {
+    match n {
+        1_000_000_000.. => format!("{:.1} G", n as f64 / 1e9),
+        1_000_000.. => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.1} k", n as f64 / 1e3),
+    }
+}
+
+fn megabytes(n: u64) -> String {
+    format!("{:.1} MB", n as f64 / 1e6)
+}

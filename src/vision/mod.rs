@@ -1,0 +1,458 @@
+//! The vision half of the model: a picture in, image embeddings for the decoder out.
+//!
+//! ```text
+//! pixels [3, S, S] ─ vit ─► [tokens, width] ─ LayerNorm ─► qformer ─► [queries, width'] ─ projection ─► [queries, decoder width]
+//! ```
+//!
+//! Everything is computed in f32 on the CPU, with the weights where the model file has them. `linear` and `ops` share work
+//! among threads, `kernels` are the inner loops, `panels` is the layout they have in common.
+
+mod kernels;
+mod linear;
+mod ops;
+mod panels;
+mod projection;
+mod qformer;
+mod vit;
+mod weights;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::image::{preprocess, Image};
+use crate::threads::ThreadPool;
+use kernels::Kernel;
+use ops::{Exec, Norm};
+use panels::{Buffer, PanelShape, Panels};
+use projection::Projection;
+use qformer::{QFormer, QFormerMemory};
+use vit::{Vit, VitMemory};
+use weights::Weights;
+
+/// Sizes of the vision half, from the model file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VisionDims {
+    /// Side of the square picture that the encoder sees, in pixels.
+    pub image_size: usize,
+    /// Side of a patch, in pixels.
+    pub patch_size: usize,
+    /// Features of an image token.
+    pub width: usize,
+    /// Width of the blocks' feed-forward layers.
+    pub feed_forward: usize,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Attention heads of a block.
+    pub heads: usize,
+    /// The Q-Former's sizes.
+    pub qformer: QFormerDims,
+    /// Width of an image embedding: the decoder's.
+    pub projection_dim: usize,
+}
+
+/// Sizes of the Q-Former.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QFormerDims {
+    /// Query tokens: embeddings that an image becomes.
+    pub queries: usize,
+    /// Features of a query.
+    pub width: usize,
+    /// Width of the feed-forward layers.
+    pub feed_forward: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Attention heads of a layer.
+    pub heads: usize,
+    /// Layers 0, n, 2n, … attend to the image.
+    pub cross_attention_interval: usize,
+}
+
+impl VisionDims {
+    /// Patches on a side at most.
+    const MAX_GRID: usize = 128;
+
+    /// Patches on a side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Image tokens: the class token and one a patch.
+    pub fn tokens(&self) -> usize {
+        1 + self.grid() * self.grid()
+    }
+
+    /// Image embeddings: what an image costs the decoder, whatever its size.
+    pub fn query_count(&self) -> usize {
+        self.qformer.queries
+    }
+
+    /// Reads and checks the sizes, so that every product of a few of them fits 64 bits.
+    fn read(file: &Gguf) -> Result<VisionDims> {
+        let size = |key: &str, max: usize| -> Result<usize> {
+            match file.u32(key)? as usize {
+                n if (1..=max).contains(&n) => Ok(n),
+                n => Err(refuse(file, format!("its {key} is {n}; this build takes 1 to {max}"))),
+            }
+        };
+        let dims = VisionDims {
+            image_size: size("clip.vision.image_size", 8192)?,
+            patch_size: size("clip.vision.patch_size", 256)?,
+            width: size("clip.vision.embedding_length", 1 << 14)?,
+            feed_forward: size("clip.vision.feed_forward_length", 1 << 16)?,
+            layers: size("clip.vision.block_count", 512)?,
+            heads: size("clip.vision.attention.head_count", 1 << 14)?,
+            qformer: QFormerDims {
+                queries: size("tinygptv.qformer.query_count", 1024)?,
+                width: size("tinygptv.qformer.embedding_length", 1 << 14)?,
+                feed_forward: size("tinygptv.qformer.feed_forward_length", 1 << 16)?,
+                layers: size("tinygptv.qformer.block_count", 512)?,
+                heads: size("tinygptv.qformer.head_count", 1 << 14)?,
+                cross_attention_interval: size("tinygptv.qformer.cross_attention_interval", 512)?,
+            },
+            projection_dim: size("clip.vision.projection_dim", 1 << 16)?,
+        };
+        let divides = |part: usize, whole: usize, what: &str| match whole % part {
+            0 => Ok(()),
+            _ => Err(refuse(file, format!("its {what}: {whole} is not a multiple of {part}"))),
+        };
+        divides(dims.patch_size, dims.image_size, "patches do not fill its images")?;
+        divides(dims.heads, dims.width, "attention heads do not share its width")?;
+        divides(dims.qformer.heads, dims.qformer.width, "Q-Former's heads do not share its width")?;
+        if dims.grid() > Self::MAX_GRID {
+            return Err(refuse(
+                file,
+                format!("its images have {0}×{0} patches; this build takes at most {1}×{1}", dims.grid(), Self::MAX_GRID),
+            ));
+        }
+        Ok(dims)
+    }
+
+    /// Floats of a matrix in panels.
+    fn floats(&self, shape: PanelShape, rows: usize, tokens: usize) -> Result<usize> {
+        shape
+            .floats(rows, tokens)
+            .filter(|n| n.checked_mul(4).is_some())
+            .ok_or_else(|| Error::OutOfMemory(format!("{rows}×{tokens} numbers do not fit this machine's address space")))
+    }
+}
+
+/// What a caller of a long computation may have: a way to stop it, and to hear how far it is.
+#[derive(Default)]
+pub struct Control<'a> {
+    /// Set, from any thread and at any time, to stop the computation within a few milliseconds.
+    pub cancel: Option<&'a AtomicBool>,
+    /// Called on the calling thread between layers with the fraction done, by floating point operations: rising, at last 1.
+    /// Return false to stop.
+    pub progress: Option<&'a mut dyn FnMut(f32) -> bool>,
+}
+
+/// What comes out of each part of the encoder for one picture, row-major. For tests and for finding differences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stages {
+    /// `[tokens, width]`: the image encoder's last block.
+    pub vit: Vec<f32>,
+    /// `[tokens, width]`: its LayerNorm, which the Q-Former sees.
+    pub ln_vision: Vec<f32>,
+    /// `[queries, Q-Former width]`.
+    pub qformer: Vec<f32>,
+    /// `[queries, projection_dim]`: the image embeddings.
+    pub projected: Vec<f32>,
+}
+
+/// A part of the encoder whose result can be looked at.
+#[derive(Clone, Copy)]
+enum Stage {
+    Vit,
+    LnVision,
+    QFormer,
+}
+
+/// The vision half of a model, ready to encode. Immutable; several threads may encode at once (they take turns on the
+/// thread pool).
+pub struct VisionEncoder {
+    path: PathBuf,
+    dims: VisionDims,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+    vit: Vit,
+    ln_vision: Norm,
+    qformer: QFormer,
+    projection: Projection,
+    kernel: &'static dyn Kernel,
+    pool: Arc<ThreadPool>,
+}
+
+impl VisionEncoder {
+    /// Checks a vision file's metadata and tensors and prepares to encode on `pool`. Linear weights stay mapped.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`] when a key or tensor is missing, unknown, or of a size or type that this build does not
+    /// take; [`Error::BadModelFile`] when a small tensor holds numbers that are not finite; [`Error::OutOfMemory`].
+    pub fn load(file: &Gguf, pool: Arc<ThreadPool>) -> Result<VisionEncoder> {
+        Self::load_for(file, pool, kernels::best())
+    }
+
+    fn load_for(file: &Gguf, pool: Arc<ThreadPool>, kernel: &'static dyn Kernel) -> Result<VisionEncoder> {
+        let projector = if file.has("clip.projector_type") { file.str("clip.projector_type")? } else { "" };
+        if file.str("general.architecture")? != "clip" || projector != "tinygptv" {
+            return Err(refuse(
+                file,
+                format!(
+                    "it is not a TinyGPT-V vision file (general.architecture is '{}', clip.projector_type '{projector}'); pass \
+                     the vision file that tinygptv-convert wrote",
+                    file.str("general.architecture")?
+                ),
+            ));
+        }
+        for key in ["clip.has_vision_encoder", "clip.use_gelu"] {
+            if !file.bool(key)? {
+                return Err(refuse(file, format!("its {key} is false; this build takes only true")));
+            }
+        }
+        let dims = VisionDims::read(file)?;
+        let epsilon = |key: &str| match file.f32(key)? {
+            e if e > 0.0 && e <= 1.0 => Ok(e),
+            e => Err(refuse(file, format!("its {key} is {e}; this build takes more than 0 and at most 1"))),
+        };
+        let colours = |key: &str| match file.f32_array(key)?.as_slice() {
+            &[r, g, b] if [r, g, b].iter().all(|v| v.is_finite()) => Ok([r, g, b]),
+            other => Err(refuse(file, format!("its {key} is {other:?}; it must be three finite numbers"))),
+        };
+        let image_std = colours("clip.vision.image_std")?;
+        if !image_std.iter().all(|&s| s > 0.0) {
+            return Err(refuse(file, format!("its clip.vision.image_std is {image_std:?}; it must be above 0")));
+        }
+        let shape = PanelShape::of(kernel);
+        Sizes::new(&dims, shape)?;
+        let mut weights = Weights::new(file);
+        let encoder = VisionEncoder {
+            path: file.path().to_owned(),
+            dims,
+            image_mean: colours("clip.vision.image_mean")?,
+            image_std,
+            vit: Vit::load(&mut weights, &dims, epsilon("clip.vision.attention.layer_norm_epsilon")?, shape)?,
+            ln_vision: weights.norm("v.post_ln", dims.width, epsilon("tinygptv.vision.post_layer_norm_epsilon")?)?,
+            qformer: QFormer::load(&mut weights, &dims, epsilon("tinygptv.qformer.layer_norm_epsilon")?)?,
+            projection: Projection::load(&mut weights, &dims)?,
+            kernel,
+            pool,
+        };
+        weights.finish()?;
+        Ok(encoder)
+    }
+
+    /// The sizes.
+    pub fn dims(&self) -> &VisionDims {
+        &self.dims
+    }
+
+    /// The instruction set in use, for logs.
+    pub fn instruction_set(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    /// Floating point operations of an image.
+    pub fn flops(&self) -> f64 {
+        let (tokens, queries) = (self.dims.tokens(), self.dims.query_count());
+        self.vit.flops(tokens) + self.qformer.flops(queries, tokens) + self.projection.flops(queries)
+    }
+
+    /// Bytes of working memory that a call of [`encode`](Self::encode) holds besides its result and input.
+    pub fn workspace_bytes(&self) -> usize {
+        let sizes = Sizes::new(&self.dims, PanelShape::of(self.kernel)).map_or(usize::MAX, |s| s.floats());
+        let scratch = Exec::scratch_floats(self.kernel) * self.pool.threads();
+        sizes.saturating_add(scratch).saturating_mul(4)
+    }
+
+    /// The image embeddings of a picture: `[query_count, projection_dim]`, row-major.
+    ///
+    /// The picture is resized and normalised as [`preprocess`] does.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], [`Error::OutOfMemory`]; [`Error::BadModelFile`] when the weights make numbers that are not
+    /// finite.
+    pub fn encode(&self, image: &Image, control: Control) -> Result<Vec<f32>> {
+        self.encode_pixels(&self.preprocess(image)?, control)
+    }
+
+    /// [`encode`](Self::encode) from normalised pixels `[3, image_size, image_size]`.
+    ///
+    /// # Errors
+    /// As `encode`, and [`Error::InvalidArgument`] when `pixels` has another length or numbers that are not finite.
+    pub fn encode_pixels(&self, pixels: &[f32], control: Control) -> Result<Vec<f32>> {
+        self.forward(pixels, control, &mut |_, _| Ok(()))
+    }
+
+    /// As [`encode`](Self::encode), with what every part gave.
+    ///
+    /// # Errors
+    /// As `encode`.
+    pub fn encode_stages(&self, image: &Image, control: Control) -> Result<Stages> {
+        let (mut vit, mut ln_vision, mut qformer) = (Vec::new(), Vec::new(), Vec::new());
+        let projected = self.forward(&self.preprocess(image)?, control, &mut |stage, values| {
+            let slot = match stage {
+                Stage::Vit => &mut vit,
+                Stage::LnVision => &mut ln_vision,
+                Stage::QFormer => &mut qformer,
+            };
+            *slot = values.to_rows()?;
+            Ok(())
+        })?;
+        Ok(Stages { vit, ln_vision, qformer, projected })
+    }
+
+    fn preprocess(&self, image: &Image) -> Result<Vec<f32>> {
+        preprocess(image, self.dims.image_size, self.image_mean, self.image_std)
+    }
+
+    fn forward(
+        &self,
+        pixels: &[f32],
+        control: Control,
+        look: &mut dyn FnMut(Stage, &Panels) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let (dims, size) = (&self.dims, self.dims.image_size);
+        if pixels.len() != 3 * size * size || !pixels.iter().all(|v| v.is_finite()) {
+            return Err(Error::InvalidArgument(format!(
+                "pixels must be 3·{size}·{size} = {} finite numbers, planes of red, green and blue; got {}",
+                3 * size * size,
+                pixels.len()
+            )));
+        }
+        let mut meter =
+            Meter { done: 0.0, total: self.flops(), cancel: control.cancel, progress: control.progress };
+        meter.check()?;
+        let exec = Exec::new(&self.pool, self.kernel, control.cancel)?;
+        let shape = PanelShape::of(self.kernel);
+        let mut workspace = Workspace::new(dims, shape)?;
+        let (tokens, queries) = (dims.tokens(), dims.query_count());
+
+        let mut vit = VitMemory {
+            x: Panels::over(&mut workspace.x, dims.width, tokens, shape),
+            h: Panels::over(&mut workspace.h, dims.width, tokens, shape),
+            wide: &mut workspace.wide,
+        };
+        self.vit.forward(&exec, &mut meter, pixels, size, &mut vit)?;
+        look(Stage::Vit, &vit.x)?;
+        self.ln_vision.apply(&exec, &vit.x, &mut vit.h)?;
+        let features = vit.h;
+        look(Stage::LnVision, &features)?;
+
+        let mut qformer = QFormerMemory {
+            x: Panels::over(&mut workspace.query_x, dims.qformer.width, queries, shape),
+            h: Panels::over(&mut workspace.query_h, dims.qformer.width, queries, shape),
+            wide: &mut workspace.query_wide,
+            image: vit.wide,
+        };
+        self.qformer.forward(&exec, &mut meter, &features, &mut qformer)?;
+        look(Stage::QFormer, &qformer.x)?;
+
+        let mut projected = Panels::over(qformer.wide, dims.projection_dim, queries, shape);
+        self.projection.forward(&exec, &mut meter, &qformer.x, &mut projected)?;
+        let out = projected.to_rows()?;
+        if !out.iter().all(|v| v.is_finite()) {
+            return Err(Error::bad_file(
+                &self.path,
+                "its weights make image embeddings that are not finite numbers; convert the model again from sound weights",
+            ));
+        }
+        Ok(out)
+    }
+}
+
+impl std::fmt::Debug for VisionEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VisionEncoder({}, {:?}, {})", self.path.display(), self.dims, self.instruction_set())
+    }
+}
+
+/// Floats in each working buffer.
+struct Sizes {
+    x: usize,
+    h: usize,
+    wide: usize,
+    query_x: usize,
+    query_h: usize,
+    query_wide: usize,
+}
+
+impl Sizes {
+    fn new(dims: &VisionDims, shape: PanelShape) -> Result<Sizes> {
+        let image = |rows: usize| dims.floats(shape, rows, dims.tokens());
+        let query = |rows: usize| dims.floats(shape, rows, dims.query_count());
+        Ok(Sizes {
+            x: image(dims.width)?,
+            h: image(dims.width)?,
+            wide: image(Vit::middle_rows(dims).max(2 * dims.qformer.width))?,
+            query_x: query(dims.qformer.width)?,
+            query_h: query(dims.qformer.width)?,
+            query_wide: query(QFormer::middle_rows(&dims.qformer).max(dims.projection_dim))?,
+        })
+    }
+
+    fn floats(&self) -> usize {
+        [self.x, self.h, self.wide, self.query_x, self.query_h, self.query_wide]
+            .iter()
+            .fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+/// The working buffers of one encoding, reused by all layers.
+struct Workspace {
+    x: Buffer,
+    h: Buffer,
+    wide: Buffer,
+    query_x: Buffer,
+    query_h: Buffer,
+    query_wide: Buffer,
+}
+
+impl Workspace {
+    fn new(dims: &VisionDims, shape: PanelShape) -> Result<Workspace> {
+        let sizes = Sizes::new(dims, shape)?;
+        Ok(Workspace {
+            x: Buffer::zeroed(sizes.x)?,
+            h: Buffer::zeroed(sizes.h)?,
+            wide: Buffer::zeroed(sizes.wide)?,
+            query_x: Buffer::zeroed(sizes.query_x)?,
+            query_h: Buffer::zeroed(sizes.query_h)?,
+            query_wide: Buffer::zeroed(sizes.query_wide)?,
+        })
+    }
+}
+
+/// Counts operations done and tells the caller.
+struct Meter<'a> {
+    done: f64,
+    total: f64,
+    cancel: Option<&'a AtomicBool>,
+    progress: Option<&'a mut dyn FnMut(f32) -> bool>,
+}
+
+impl Meter<'_> {
+    /// # Errors
+    /// [`Error::Cancelled`] when the caller wants to stop.
+    fn advance(&mut self, flops: f64) -> Result<()> {
+        self.done += flops;
+        if let Some(progress) = &mut self.progress {
+            if !progress((self.done / self.total).min(1.0) as f32) {
+                return Err(Error::Cancelled);
+            }
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refuse(file: &Gguf, problem: String) -> Error {
+    Error::unsupported(file.path(), problem)
+}

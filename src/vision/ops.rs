@@ -1,0 +1,186 @@
+//! Operations between the linear layers, and what all operations need to run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::kernels::{AttentionTile, HeadTokens, Kernel, NormColumn};
+use super::linear;
+use super::panels::{Buffer, Panels, Reader};
+use crate::error::{Error, Result};
+use crate::threads::ThreadPool;
+
+/// Less work than this (floating point operations) is not worth waking a thread for.
+const WORK_FOR_THREADS: f64 = 1e6;
+
+/// What operations run with: threads, kernels, scratch memory, and the caller's wish to stop.
+pub(super) struct Exec<'a> {
+    pool: &'a ThreadPool,
+    kernel: &'static dyn Kernel,
+    /// One a thread.
+    scratch: Vec<Mutex<Buffer>>,
+    cancel: Option<&'a AtomicBool>,
+}
+
+impl<'a> Exec<'a> {
+    pub(super) fn new(
+        pool: &'a ThreadPool,
+        kernel: &'static dyn Kernel,
+        cancel: Option<&'a AtomicBool>,
+    ) -> Result<Exec<'a>> {
+        let floats = Self::scratch_floats(kernel);
+        let scratch = (0..pool.threads()).map(|_| Ok(Mutex::new(Buffer::zeroed(floats)?))).collect::<Result<_>>()?;
+        Ok(Exec { pool, kernel, scratch, cancel })
+    }
+
+    /// Floats of scratch memory that a thread needs.
+    pub(super) fn scratch_floats(kernel: &dyn Kernel) -> usize {
+        linear::scratch_floats(kernel).max(kernel.panel() * kernel.panel())
+    }
+
+    pub(super) fn kernel(&self) -> &'static dyn Kernel {
+        self.kernel
+    }
+
+    /// Threads that will share work of `work` floating point operations.
+    pub(super) fn threads_for(&self, work: f64) -> usize {
+        if work < WORK_FOR_THREADS {
+            1
+        } else {
+            self.pool.threads()
+        }
+    }
+
+    /// Calls `task(i, scratch)` for every `i` below `count`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; then some tasks did not run.
+    pub(super) fn run(&self, count: usize, work: f64, task: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Result<()> {
+        let one = |i: usize, worker: usize| {
+            if !self.cancelled() {
+                task(i, &mut self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner));
+            }
+        };
+        if self.threads_for(work) == 1 {
+            (0..count).for_each(|i| one(i, 0));
+        } else {
+            self.pool.run(count, &one);
+        }
+        if self.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        Ok(())
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+/// LayerNorm over the features, with a weight and a bias (Ba et al., arXiv 1607.06450; biased variance).
+pub(super) struct Norm {
+    /// One a feature.
+    pub weight: Vec<f32>,
+    /// One a feature.
+    pub bias: Vec<f32>,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+impl Norm {
+    /// `dst = norm(src)`.
+    pub(super) fn apply(&self, exec: &Exec, src: &Panels, dst: &mut Panels) -> Result<()> {
+        assert!(src.rows == dst.rows && src.tokens == dst.tokens && src.shape == dst.shape);
+        self.columns(exec, Reader::of(src), dst)
+    }
+
+    /// `x = norm(x)`.
+    pub(super) fn apply_in_place(&self, exec: &Exec, x: &mut Panels) -> Result<()> {
+        let src = Reader::of(x);
+        self.columns(exec, src, x)
+    }
+
+    /// `src` has the layout of `dst`; it may be the same memory.
+    fn columns(&self, exec: &Exec, src: Reader, dst: &mut Panels) -> Result<()> {
+        assert!(dst.rows == self.weight.len() && dst.rows == self.bias.len());
+        let lanes = dst.shape.lanes;
+        let to = dst.writer();
+        let dst = &*dst;
+        let work = 8.0 * (dst.rows * dst.tokens) as f64;
+        exec.run(dst.tokens.div_ceil(lanes), work, &|vector, _| {
+            let (p, lane) = (vector * lanes / dst.shape.panel, vector * lanes % dst.shape.panel);
+            let at = dst.offset(p, 0) + lane;
+            // SAFETY: `at` is the vector's first feature and the last one lies in the same panel; each task has its own
+            // tokens; weight and bias have one value a feature.
+            unsafe {
+                exec.kernel.layer_norm(&NormColumn {
+                    src: src.at(at),
+                    dst: to.at(at),
+                    features: dst.rows,
+                    stride: dst.width(p),
+                    weight: self.weight.as_ptr(),
+                    bias: self.bias.as_ptr(),
+                    epsilon: self.epsilon,
+                });
+            }
+        })
+    }
+}
+
+/// Some features of a matrix, from `row` on.
+#[derive(Clone, Copy)]
+pub(super) struct Features<'a> {
+    /// The matrix.
+    pub of: &'a Panels<'a>,
+    /// Its first feature that is meant.
+    pub row: usize,
+}
+
+/// Floating point operations of [`attention`] for `width` features in all.
+pub(super) fn attention_flops(width: usize, queries: usize, keys: usize) -> f64 {
+    4.0 * width as f64 * queries as f64 * keys as f64
+}
+
+/// `out = softmax(qᵀ·k / √head) · v` for every head; head `h` has the features from `h · head` on (Vaswani et al., arXiv
+/// 1706.03762). `k` and `v` have the same tokens.
+pub(super) fn attention(
+    exec: &Exec,
+    q: Features,
+    k: Features,
+    v: Features,
+    heads: usize,
+    out: &mut Panels,
+) -> Result<()> {
+    let head = out.rows / heads;
+    let shape = out.shape;
+    assert!(out.rows == heads * head && q.of.tokens == out.tokens && k.of.tokens == v.of.tokens);
+    assert!([q, k, v].iter().all(|m| m.of.rows >= m.row + out.rows && m.of.shape == shape));
+    let tokens = k.of.tokens;
+    let (to, queries, keys, values) = (out.writer(), Reader::of(q.of), Reader::of(k.of), Reader::of(v.of));
+    let out = &*out;
+    let panels = out.panels();
+    let last_width = k.of.width(k.of.panels() - 1);
+    exec.run(heads * panels, attention_flops(out.rows, out.tokens, tokens), &|task, scratch| {
+        let (h, p) = (task / panels, task % panels);
+        let head_of = |m: Features, matrix: Reader| HeadTokens {
+            matrix: matrix.at(0),
+            rows: m.of.rows,
+            row: m.row + h * head,
+        };
+        // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its
+        // own panel of `out`, which is another matrix than the three it reads; scratch has panel² floats.
+        unsafe {
+            exec.kernel.attention(&AttentionTile {
+                head,
+                q: queries.at(q.of.offset(p, q.row + h * head)),
+                vectors: out.width(p) / shape.lanes,
+                k: head_of(k, keys),
+                v: head_of(v, values),
+                tokens,
+                last_width,
+                scale: 1.0 / (head as f32).sqrt(),
+                out: to.at(out.offset(p, h * head)),
+                scratch: scratch.as_mut_ptr(),
+            });
+        }
+    })
+}
