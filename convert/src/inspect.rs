@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use tinygptv::gguf::Gguf;
+use tinygptv::gguf::{Gguf, Value};
 
 use crate::output::human;
 
@@ -17,7 +17,15 @@ pub fn describe(path: &Path) -> Result<String> {
     writeln!(out, "\nmetadata")?;
     let width = file.metadata().map(|(k, _)| k.len()).max().unwrap_or(0);
     for (key, value) in file.metadata() {
-        writeln!(out, "  {key:width$}  {value}")?;
+        match value {
+            // What belongs to this project is shown whole; a vocabulary is not.
+            Value::StringArray(texts) if key.starts_with("tinygptv.") => {
+                for (i, text) in texts.iter().enumerate() {
+                    writeln!(out, "  {:width$}  {text:?}", if i == 0 { key } else { "" })?;
+                }
+            }
+            _ => writeln!(out, "  {key:width$}  {value}")?,
+        }
     }
     writeln!(out, "\ntensors")?;
     let width = file.tensors().iter().map(|t| t.name.len()).max().unwrap_or(0);

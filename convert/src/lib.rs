@@ -110,21 +110,22 @@ pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
         let headers = plan.vision.tensors.iter().map(|t| t.header(ty.ty)).collect();
         let metadata = plan.vision.metadata(ty.file_type);
         let temp = TempFile::beside(target, "new");
-        write_file(&temp, &plan.vision, &metadata, headers, target, progress)?;
+        write_file(&temp, &plan.vision, &metadata, headers, &writing(target), progress)?;
         finished.push(finish(temp, target)?);
     }
     for (ty, target) in decoders.iter().filter(|(ty, _)| ty.plain.is_some()) {
         let headers = plan.decoder.tensors.iter().map(|t| t.header(ty.plain.unwrap_or(Type::F32))).collect();
         let metadata = plan.decoder.metadata(ty.file_type);
         let temp = TempFile::beside(target, "new");
-        write_file(&temp, &plan.decoder, &metadata, headers, target, progress)?;
+        write_file(&temp, &plan.decoder, &metadata, headers, &writing(target), progress)?;
         finished.push(finish(temp, target)?);
     }
     let quantized: Vec<_> = decoders.iter().filter(|(ty, _)| ty.plain.is_none()).collect();
     if let Some((_, first)) = quantized.first() {
         let exact = TempFile::beside(first, "exact");
         let headers = plan.decoder.tensors.iter().map(PlannedTensor::exact_header).collect();
-        write_file(&exact, &plan.decoder, &plan.decoder.metadata(1), headers, exact.path(), progress)?;
+        let label = "writing the unrounded decoder, to be quantised";
+        write_file(&exact, &plan.decoder, &plan.decoder.metadata(1), headers, label, progress)?;
         for (ty, target) in quantized {
             finished.push(quantize_file(&exact, *ty, target, options, progress)?);
         }
@@ -140,18 +141,21 @@ pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
     Ok(out)
 }
 
+fn writing(target: &Path) -> String {
+    format!("writing {}", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Writes a file of this program's own types.
 fn write_file(
     temp: &TempFile,
     plan: &FilePlan,
     metadata: &Metadata,
     headers: Vec<TensorHeader>,
-    target: &Path,
+    label: &str,
     progress: &Progress,
 ) -> Result<()> {
     let total = headers.iter().map(|h| h.ty.bytes(&h.shape)).sum();
-    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let bar = progress.step(&format!("writing {name}"), total, true);
+    let bar = progress.step(label, total, true);
     let types: Vec<Type> = headers.iter().map(|h| h.ty).collect();
     let failed = || format!("cannot write '{}'", temp.path().display());
     let mut writer = Writer::new(temp.create()?, metadata, headers).with_context(failed)?;

@@ -69,14 +69,23 @@ pub enum Object {
 /// The names a pickle may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Name {
+    /// A dictionary class.
     Dict,
+    /// A list, tuple or set class.
     List,
+    /// The function that makes a tensor of a storage.
     Tensor,
+    /// The functions that make a parameter of a tensor.
     Parameter,
+    /// `argparse.Namespace`.
     Namespace,
+    /// A storage class.
     Storage(Dtype),
+    /// What is harmless and not kept: data types, devices, encoded bytes.
     Opaque,
 }
+
+/// The list of allowed names.
 
 fn name(module: &str, name: &str) -> Option<Name> {
     Some(match (module, name) {
@@ -296,6 +305,7 @@ impl<'a> Machine<'a> {
         let args = self.sequence(args)?;
         ensure!(args.len() <= 16, "its pickle calls something with {} arguments: not a checkpoint", args.len());
         let args = args.to_vec();
+        let mut copied = 0;
         let made = match self.object(callee) {
             Some(Object::Name(Name::Tensor)) => self.tensor(&args)?,
             Some(Object::Name(Name::Parameter)) => {
@@ -306,7 +316,7 @@ impl<'a> Machine<'a> {
                 // A list of pairs, or nothing; defaultdict's argument is a name.
                 let mut entries = Vec::new();
                 if let Some(Object::Sequence(pairs)) = args.first().and_then(|&v| self.object(v)) {
-                    self.copied += pairs.len();
+                    copied = pairs.len();
                     for &pair in pairs {
                         match self.sequence(pair)? {
                             &[key, value] => entries.push((key, value)),
@@ -321,7 +331,7 @@ impl<'a> Machine<'a> {
                     Some(&items) => self.sequence(items)?.to_vec(),
                     None => Vec::new(),
                 };
-                self.copied += items.len();
+                copied = items.len();
                 Object::Sequence(items)
             }
             Some(Object::Name(Name::Namespace)) => Object::Dict(Vec::new()),
@@ -329,6 +339,7 @@ impl<'a> Machine<'a> {
             _ => bail!("its pickle calls something that cannot be called: corrupt"),
         };
         // Only here could a short pickle copy a long list again and again.
+        self.copied += copied;
         ensure!(self.copied <= MAX_OBJECTS, "its pickle copies too many objects: not a checkpoint");
         self.push_new(made)
     }
@@ -525,5 +536,106 @@ impl<'a> Machine<'a> {
         let mut bytes = [fill; 8];
         bytes[..raw.len()].copy_from_slice(raw);
         self.push(Value::Int(i64::from_le_bytes(bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(bytes: &[u8]) -> String {
+        match Pickle::load(bytes) {
+            Ok(_) => panic!("accepted"),
+            Err(e) => format!("{e:#}"),
+        }
+    }
+
+    /// `{"w": _rebuild_tensor_v2(('storage', FloatStorage, '0', 'cpu', 6), 0, (2, 3), (3, 1), False, OrderedDict())}` as
+    /// torch.save writes it.
+    const TENSOR: &[u8] = b"\x80\x02}q\0X\x01\0\0\0wq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\0\0\0storageq\x03\
+        ctorch\nFloatStorage\nq\x04X\x01\0\0\x000q\x05X\x03\0\0\0cpuq\x06K\x06tq\x07QK\0K\x02K\x03\x86q\x08K\x03K\x01\x86q\t\
+        \x89ccollections\nOrderedDict\nq\n)Rq\x0btq\x0cRq\rs.";
+
+    #[test]
+    fn rebuilds_a_tensor() {
+        let p = Pickle::load(TENSOR).unwrap();
+        let tensor = p.object(p.get(p.root, "w").unwrap()).unwrap();
+        let Object::Tensor { storage, offset, shape, strides } = tensor else { panic!("{tensor:?}") };
+        assert_eq!((*offset, shape.as_slice(), strides.as_slice()), (0, &[2, 3][..], &[3, 1][..]));
+        let Some(Object::Storage { dtype, entry, length }) = p.object(Value::Object(*storage)) else { panic!() };
+        assert_eq!((*dtype, entry.as_str(), *length), (Dtype::F32, "0", 6));
+    }
+
+    #[test]
+    fn code_is_refused_by_name() {
+        assert!(fails(b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.").contains("'os.system'"));
+        assert!(fails(b"\x80\x02cposix\nsystem\n.").contains("'posix.system'"));
+        assert!(fails(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.").contains("'builtins.eval'"));
+        assert!(fails(b"\x80\x02ctorch.storage\n_load_from_bytes\n.").contains("'torch.storage._load_from_bytes'"));
+        assert!(fails(b"\x80\x02ctorch\nEvilStorage\n.").contains("'torch.EvilStorage'"));
+        assert!(fails(b"\x80\x02(ios\nsystem\n.").contains("instruction 0x69"));
+        // Text is not callable, nor is a tensor's storage class.
+        assert!(fails(b"\x80\x02X\x02\0\0\0ls)R.").contains("cannot be called"));
+        assert!(fails(b"\x80\x02ctorch\nFloatStorage\n)R.").contains("cannot be called"));
+    }
+
+    #[test]
+    fn nesting_and_cycles_are_harmless() {
+        // A list in a list, a million deep.
+        let mut deep = b"\x80\x02".to_vec();
+        deep.extend([b']'; 1 << 20]);
+        deep.extend([b'a'; (1 << 20) - 1]);
+        deep.push(b'.');
+        assert!(Pickle::load(&deep).is_ok());
+        // A list that holds itself.
+        assert!(Pickle::load(b"\x80\x02]q\0h\0a.").is_ok());
+        // Too many of anything.
+        let many = |op: u8| fails(&[b"\x80\x02".as_slice(), &vec![op; MAX_OBJECTS + 2]].concat());
+        assert!(many(b']').contains("too"));
+        assert!(many(b'N').contains("too deep a stack"));
+        assert!(many(b'(').contains("too deep a stack"));
+        // A short pickle that copies one long list again and again.
+        let mut copies = b"\x80\x02cbuiltins\nlist\nq\0](".to_vec();
+        copies.extend([b'N'; 100_000]);
+        copies.extend(b"e\x85q\x01");
+        copies.extend(b"h\0h\x01R0".repeat(1000));
+        assert!(fails(&copies).contains("copies too many"));
+    }
+
+    #[test]
+    fn lengths_are_checked() {
+        assert!(fails(b"\x80\x02X\xff\xff\xff\xffab.").contains("ends too early"));
+        assert!(fails(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xffab.").contains("ends too early"));
+        assert!(fails(b"\x80\x02\x8b\xff\xff\xff\x7f.").contains("ends too early"));
+        assert!(fails(b"\x80\x02h\x07.").contains("never made"));
+        assert!(fails(b"\x80\x02.").contains("empty stack"));
+        assert!(fails(b"\x80\x00N.").contains("protocol 0"));
+        assert!(fails(b"").contains("ends too early"));
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        for n in 0..TENSOR.len() {
+            fails(&TENSOR[..n]);
+        }
+        let mut bytes = TENSOR.to_vec();
+        for i in 0..bytes.len() {
+            for value in 0..=255 {
+                let old = std::mem::replace(&mut bytes[i], value);
+                drop(Pickle::load(&bytes));
+                bytes[i] = old;
+            }
+        }
+    }
+
+    #[test]
+    fn settings_are_found() {
+        // A Namespace: NEWOBJ, then BUILD with its attributes.
+        let p = Pickle::load(b"\x80\x02cargparse\nNamespace\n)\x81}X\x01\0\0\0aK\x10sb.").unwrap();
+        assert_eq!(p.get(p.root, "a"), Some(Value::Int(16)));
+        // The last assignment counts; integers are signed.
+        let p = Pickle::load(b"\x80\x02}(X\x01\0\0\0aK\x01X\x01\0\0\0a\x8a\x01\xffu.").unwrap();
+        assert_eq!(p.get(p.root, "a"), Some(Value::Int(-1)));
+        assert_eq!(p.get(p.root, "b"), None);
     }
 }

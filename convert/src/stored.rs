@@ -12,9 +12,13 @@ use half::{bf16, f16};
 /// Number types of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
+    /// IEEE single precision.
     F32,
+    /// IEEE half precision.
     F16,
+    /// The upper half of single precision.
     BF16,
+    /// IEEE double precision.
     F64,
     /// Integers and booleans of so many bytes: buffers, never weights.
     Integer(usize),
@@ -129,7 +133,7 @@ pub struct StoredTensor {
 
 /// Strides of a tensor without gaps.
 pub fn contiguous(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i].saturating_mul(shape[i]);
     }
@@ -181,6 +185,9 @@ impl StoredTensor {
     pub fn read(&self, start: usize, count: usize, out: &mut Vec<f32>) -> Result<()> {
         assert!(start + count <= self.elements, "a plan reads only inside its tensors");
         let size = self.dtype.size();
+        if count == 0 {
+            return Ok(());
+        }
         if self.is_contiguous() {
             let raw = self.file.read(self.offset + (start * size) as u64, count * size)?;
             self.dtype.to_f32(&raw, out);

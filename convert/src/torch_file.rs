@@ -43,7 +43,7 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
     let mut pickle_name = None;
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).context("its zip directory is corrupt")?;
-        let name = entry.name().to_owned();
+        let name = entry.name().context("its zip directory is corrupt")?.into_owned();
         ensure!(
             entry.compression() == CompressionMethod::Stored && !entry.encrypted(),
             "its entry '{name}' is compressed; PyTorch never does that, so the archive was packed again by something else"
@@ -136,4 +136,112 @@ fn collect<'a>(
         }),
         other,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use zip::write::SimpleFileOptions;
+    use zip::ZipWriter;
+
+    /// A state dictionary with one tensor `w` of two rows of three, as torch.save writes it.
+    const PICKLE: &[u8] = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+        X\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK\0K\x02K\x03\x86K\x03K\x01\x86\x89}tRs.";
+
+    fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
+        let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            zip.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn open_bytes(bytes: &[u8]) -> Result<Checkpoint> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        open(file.path())
+    }
+
+    fn fails(bytes: &[u8]) -> String {
+        format!("{:#}", open_bytes(bytes).unwrap_err())
+    }
+
+    #[test]
+    fn reads_ranges_of_tensors() {
+        let data = floats(&[1., 2., 3., 4., 5., 6.]);
+        let bytes = archive(&[("x/data.pkl", PICKLE), ("x/data/0", &data)], CompressionMethod::Stored);
+        let checkpoint = open_bytes(&bytes).unwrap();
+        let w = &checkpoint.tensors[0];
+        assert_eq!((w.key.as_str(), w.shape.as_slice()), ("w", &[2, 3][..]));
+        let mut out = Vec::new();
+        w.read(2, 3, &mut out).unwrap();
+        assert_eq!(out, [3., 4., 5.]);
+    }
+
+    #[test]
+    fn reads_transposed_tensors() {
+        // Shape (3, 2) with strides (1, 3): the transpose of what is stored.
+        let pickle = String::from_utf8_lossy(PICKLE).into_owned();
+        assert!(pickle.contains("K\x02K\x03"));
+        let mut pickle = PICKLE.to_vec();
+        let at = PICKLE.windows(4).position(|w| w == b"K\x02K\x03").unwrap();
+        pickle[at..at + 10].copy_from_slice(b"K\x03K\x02\x86K\x01K\x03\x86");
+        let data = floats(&[1., 2., 3., 4., 5., 6.]);
+        let bytes = archive(&[("x/data.pkl", &pickle), ("x/data/0", &data)], CompressionMethod::Stored);
+        let w = &open_bytes(&bytes).unwrap().tensors[0];
+        assert_eq!(w.shape, [3, 2]);
+        assert_eq!(w.read_all().unwrap(), [1., 4., 2., 5., 3., 6.]);
+        let mut out = Vec::new();
+        w.read(3, 2, &mut out).unwrap();
+        assert_eq!(out, [5., 3.]);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let stored = CompressionMethod::Stored;
+        let data = floats(&[0.; 6]);
+        assert!(fails(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("before version 1.6"));
+        assert!(fails(b"").contains("is empty"));
+        assert!(fails(b"<!DOCTYPE html>").contains("web page"));
+        assert!(fails(b"\x93NUMPY").contains("not a PyTorch checkpoint"));
+        assert!(fails(&archive(&[("x/other", b"")], stored)).contains("without a data.pkl"));
+        assert!(fails(&archive(&[("x/data.pkl", PICKLE)], stored)).contains("'data/0', the data of 'w', is missing"));
+        let short = archive(&[("x/data.pkl", PICKLE), ("x/data/0", &data[..20])], stored);
+        assert!(fails(&short).contains("more bytes than the file holds"));
+        let big_endian = [("x/data.pkl", PICKLE), ("x/byteorder", b"big".as_slice()), ("x/data/0", &data)];
+        assert!(fails(&archive(&big_endian, stored)).contains("big-endian"));
+        assert!(fails(&archive(&[("x/data.pkl", b"\x80\x02cos\nsystem\n.")], stored)).contains("'os.system'"));
+        assert!(fails(&archive(&[("x/data.pkl", b"\x80\x02].")], stored)).contains("dictionary of tensors"));
+        assert!(fails(&archive(&[("x/data.pkl", b"\x80\x02}.")], stored)).contains("no tensors"));
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        let data = floats(&[1., 2., 3., 4., 5., 6.]);
+        let whole = archive(&[("x/data.pkl", PICKLE), ("x/data/0", &data)], CompressionMethod::Stored);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |bytes: &[u8]| {
+            std::fs::write(file.path(), bytes).unwrap();
+            let checkpoint = open(file.path())?;
+            checkpoint.tensors.iter().try_for_each(|t| t.read_all().map(drop))
+        };
+        for n in 0..whole.len() {
+            assert!(read(&whole[..n]).is_err(), "cut at {n}");
+        }
+        let mut bytes = whole.clone();
+        for i in 0..bytes.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                bytes[i] ^= flip;
+                // Either is right; only a panic or an endless loop is not.
+                drop(read(&bytes));
+                bytes[i] ^= flip;
+            }
+        }
+    }
 }

@@ -152,3 +152,122 @@ fn block_rows(outputs: usize, threads: usize, group: usize) -> usize {
         .min_by_key(|&rows| (outputs.div_ceil(rows).div_ceil(threads) * (rows + OVERHEAD), usize::MAX - rows))
         .unwrap_or(BLOCK_ROWS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::kernels::{available, tests::Noise};
+    use super::super::panels::{Buffer, PanelShape};
+    use super::super::testing::TestFile;
+    use super::*;
+    use crate::gguf::TensorType;
+    use crate::threads::ThreadPool;
+
+    /// One layer in a file, and its values as stored.
+    fn layer(ty: TensorType, outputs: usize, inputs: usize) -> (Linear, Vec<f32>) {
+        let mut noise = Noise::new((outputs * 7 + inputs) as u64);
+        let mut file = TestFile::empty();
+        file.tensors.push(("w".into(), vec![outputs, inputs], ty, noise.vec(outputs * inputs)));
+        let stored = file.stored("w");
+        // The mapping outlives the file's name.
+        let weight = file.write().file.tensor("w", &[outputs, inputs]).unwrap();
+        (Linear::new(weight, noise.vec(outputs), outputs, inputs), stored)
+    }
+
+    #[test]
+    fn layers_over_odd_shapes_types_and_threads() {
+        let shapes = [(1, 1, 1), (3, 5, 13), (49, 129, 50), (97, 300, 17), (8, 3200, 3), (200, 64, 121)];
+        for kernel in available() {
+            let shape = PanelShape::of(kernel);
+            for threads in [1, 3] {
+                let pool = ThreadPool::new(threads);
+                let exec = Exec::new(&pool, kernel, None).unwrap();
+                for (outputs, inputs, tokens) in shapes {
+                    for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0] {
+                        if ty == TensorType::Q8_0 && inputs % 32 != 0 {
+                            continue;
+                        }
+                        let (linear, w) = layer(ty, outputs, inputs);
+                        let x = Noise::new(9).vec(tokens * inputs);
+                        let before = Noise::new(8).vec(tokens * outputs);
+                        let mut x_memory = Buffer::zeroed(shape.floats(inputs, tokens).unwrap()).unwrap();
+                        let mut x_panels = Panels::over(&mut x_memory, inputs, tokens, shape);
+                        x_panels.fill(|row, token| x[token * inputs + row]);
+                        for then in [Then::Store, Then::Gelu, Then::Add] {
+                            let mut y_memory = Buffer::zeroed(shape.floats(outputs, tokens).unwrap()).unwrap();
+                            let mut y = Panels::over(&mut y_memory, outputs, tokens, shape);
+                            y.fill(|row, token| before[token * outputs + row]);
+                            linear.apply(&exec, &x_panels, &mut y, then).unwrap();
+                            let y = y.to_rows().unwrap();
+                            for token in 0..tokens {
+                                for row in 0..outputs {
+                                    let i = token * outputs + row;
+                                    let products = (0..inputs).map(|k| w[row * inputs + k] as f64 * x[token * inputs + k] as f64);
+                                    let sum = products.sum::<f64>() + linear.bias[row] as f64;
+                                    let tanh = (0.797_884_56 * (sum + 0.044_715 * sum.powi(3))).tanh();
+                                    let (expected, tolerance) = match then {
+                                        Then::Store => (sum, 2e-4),
+                                        Then::Add => (sum + before[i] as f64, 2e-4),
+                                        // The kernels' tests compare with the exact GELU; the approximation is close.
+                                        Then::Gelu => (0.5 * sum * (1.0 + tanh), 2e-3),
+                                    };
+                                    let error = (y[i] as f64 - expected).abs();
+                                    assert!(error < tolerance, "{} {ty:?} {outputs}×{inputs}×{tokens}", kernel.name());
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_keep_threads_busy() {
+        for group in [4, 8] {
+            for threads in [1, 2, 8, 64, 200] {
+                for outputs in [1, 7, 192, 768, 1408, 6144] {
+                    let rows = block_rows(outputs, threads, group);
+                    assert!(rows % group == 0 && (group..=BLOCK_ROWS).contains(&rows));
+                    let busy = outputs as f64 / threads as f64 / (outputs.div_ceil(rows).div_ceil(threads) * rows) as f64;
+                    assert!(outputs < 4 * group * threads || busy > 0.7, "{outputs} rows, {threads} threads: {busy}");
+                }
+            }
+        }
+    }
+
+    /// Not a test: `cargo test --release -- --ignored --nocapture speed_of_kernels`.
+    #[test]
+    #[ignore = "prints speeds"]
+    fn speed_of_kernels() {
+        for kernel in available() {
+            let shape = PanelShape::of(kernel);
+            for threads in [1, 2] {
+                let pool = ThreadPool::new(threads);
+                let exec = Exec::new(&pool, kernel, None).unwrap();
+                for (outputs, inputs) in [(4224, 1408), (1408, 1408), (6144, 1408), (1408, 6144), (768, 768)] {
+                    for tokens in [32, 257, 1025] {
+                        for ty in [TensorType::F16, TensorType::Q8_0] {
+                            let (linear, _) = layer(ty, outputs, inputs);
+                            let mut x = Buffer::zeroed(shape.floats(inputs, tokens).unwrap()).unwrap();
+                            let mut y = Buffer::zeroed(shape.floats(outputs, tokens).unwrap()).unwrap();
+                            let x = Panels::over(&mut x, inputs, tokens, shape);
+                            let mut y = Panels::over(&mut y, outputs, tokens, shape);
+                            let best = (0..5)
+                                .map(|_| {
+                                    let start = Instant::now();
+                                    linear.apply(&exec, &x, &mut y, Then::Store).unwrap();
+                                    start.elapsed().as_secs_f64()
+                                })
+                                .fold(f64::MAX, f64::min);
+                            let speed = linear.flops(tokens) / best / 1e9;
+                            let name = kernel.name();
+                            println!("{name} {threads} threads {inputs}→{outputs} {tokens} tokens {ty}: {speed:.0} GFLOP/s");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

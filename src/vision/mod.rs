@@ -13,6 +13,8 @@ mod ops;
 mod panels;
 mod projection;
 mod qformer;
+#[cfg(test)]
+mod testing;
 mod vit;
 mod weights;
 
@@ -455,4 +457,207 @@ impl Meter<'_> {
 
 fn refuse(file: &Gguf, problem: String) -> Error {
     Error::unsupported(file.path(), problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Key, TestFile};
+    use super::*;
+    use crate::gguf::TensorType;
+
+    const F32: TensorType = TensorType::F32;
+
+    fn load(file: &TestFile) -> Result<VisionEncoder> {
+        VisionEncoder::load(&file.write().file, Arc::new(ThreadPool::new(2)))
+    }
+
+    fn picture() -> Image {
+        let pixels: Vec<u8> = (0..50 * 40 * 3).map(|i| (i * i / 7 % 256) as u8).collect();
+        Image::from_pixels(&pixels, 50, 40, 0, crate::image::PixelFormat::Rgb).unwrap()
+    }
+
+    fn distance(a: &[f32], b: &[f32]) -> f64 {
+        assert_eq!(a.len(), b.len());
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+        norm(&mut a.iter().zip(b).map(|(a, b)| (a - b) as f64)) / norm(&mut b.iter().map(|&b| b as f64))
+    }
+
+    #[test]
+    fn kernels_and_thread_counts_agree() {
+        for ty in [F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0] {
+            let file = TestFile::small_model(ty).write();
+            let mut first: Option<Stages> = None;
+            for kernel in kernels::available() {
+                let mut alone: Option<Stages> = None;
+                for threads in [1, 2, 5] {
+                    let pool = Arc::new(ThreadPool::new(threads));
+                    let encoder = VisionEncoder::load_for(&file.file, pool, kernel).unwrap();
+                    assert!(encoder.workspace_bytes() > 0);
+                    let stages = encoder.encode_stages(&picture(), Control::default()).unwrap();
+                    assert_eq!(encoder.encode(&picture(), Control::default()).unwrap(), stages.projected);
+                    assert_eq!(stages.vit.len(), 122 * 32);
+                    assert_eq!(stages.projected.len(), 5 * 40);
+                    let alone = alone.get_or_insert_with(|| stages.clone());
+                    assert_eq!(*alone, stages, "{} threads", threads);
+                    let first = first.get_or_insert_with(|| stages.clone());
+                    for (a, b) in [
+                        (&stages.vit, &first.vit),
+                        (&stages.ln_vision, &first.ln_vision),
+                        (&stages.qformer, &first.qformer),
+                        (&stages.projected, &first.projected),
+                    ] {
+                        assert!(distance(a, b) < 1e-5, "{} {ty:?}: {}", kernel.name(), distance(a, b));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn progress_rises_to_one_and_can_stop() {
+        let encoder = load(&TestFile::small_model(F32)).unwrap();
+        let mut seen = Vec::new();
+        let mut note = |done: f32| {
+            seen.push(done);
+            true
+        };
+        encoder.encode(&picture(), Control { cancel: None, progress: Some(&mut note) }).unwrap();
+        assert_eq!(seen.len(), 1 + 2 + 3 + 1);
+        assert!(seen.windows(2).all(|w| w[0] < w[1]) && *seen.last().unwrap() > 0.9999, "{seen:?}");
+        let mut calls = 0;
+        let mut stop = |_: f32| {
+            calls += 1;
+            calls < 2
+        };
+        let result = encoder.encode(&picture(), Control { cancel: None, progress: Some(&mut stop) });
+        assert!(matches!(result, Err(Error::Cancelled)) && calls == 2);
+        let flag = AtomicBool::new(true);
+        let result = encoder.encode(&picture(), Control { cancel: Some(&flag), progress: None });
+        assert!(matches!(result, Err(Error::Cancelled)));
+        // Set while layers run: the next tasks are skipped.
+        let flag = AtomicBool::new(false);
+        let mut set = |_: f32| {
+            flag.store(true, Ordering::Relaxed);
+            true
+        };
+        let result = encoder.encode(&picture(), Control { cancel: Some(&flag), progress: Some(&mut set) });
+        assert!(matches!(result, Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn encodes_from_several_threads() {
+        let encoder = load(&TestFile::small_model(TensorType::F16)).unwrap();
+        let expected = encoder.encode(&picture(), Control::default()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        assert_eq!(encoder.encode(&picture(), Control::default()).unwrap(), expected);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn refuses_pixels_that_do_not_fit() {
+        let encoder = load(&TestFile::small_model(F32)).unwrap();
+        for pixels in [vec![], vec![0.0; 3 * 33 * 33 - 1], vec![f32::NAN; 3 * 33 * 33]] {
+            assert!(matches!(encoder.encode_pixels(&pixels, Control::default()), Err(Error::InvalidArgument(_))));
+        }
+        encoder.encode_pixels(&[0.1; 3 * 33 * 33], Control::default()).unwrap();
+    }
+
+    #[test]
+    fn resizes_position_embeddings_of_another_grid() {
+        let mut file = TestFile::small_model(F32);
+        let table = file.tensor_mut("v.position_embd.weight");
+        table.1[0] = 1 + 4 * 4;
+        table.3.truncate(17 * 32);
+        load(&file).unwrap().encode(&picture(), Control::default()).unwrap();
+        for rows in [1, 2 + 16, 1 + 20 * 10] {
+            let table = file.tensor_mut("v.position_embd.weight");
+            table.1[0] = rows;
+            table.3.resize(rows * 32, 0.0);
+            match load(&file) {
+                Err(Error::UnsupportedModel { problem, .. }) => assert!(rows == 2 || problem.contains("square"), "{problem}"),
+                other => panic!("{rows} rows: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_bad_metadata() {
+        use Key::{Bool, F32s, Text, F32, U32};
+        for (key, value, said) in [
+            ("general.architecture", Text("phi2"), "not a TinyGPT-V vision file"),
+            ("clip.projector_type", Text("mlp"), "not a TinyGPT-V vision file"),
+            ("clip.has_vision_encoder", Bool(false), "clip.has_vision_encoder"),
+            ("clip.use_gelu", Bool(false), "clip.use_gelu"),
+            ("clip.vision.image_size", U32(0), "clip.vision.image_size is 0"),
+            ("clip.vision.image_size", U32(34), "not a multiple of 3"),
+            ("clip.vision.image_size", U32(3 * 129), "129×129"),
+            ("clip.vision.patch_size", U32(u32::MAX), "clip.vision.patch_size"),
+            ("clip.vision.embedding_length", U32(1 << 20), "clip.vision.embedding_length"),
+            ("clip.vision.embedding_length", U32(64), "where its metadata make it"),
+            ("clip.vision.block_count", U32(u32::MAX), "clip.vision.block_count"),
+            ("clip.vision.block_count", U32(3), "v.blk.2.ln1.weight"),
+            ("clip.vision.block_count", U32(1), "does not know"),
+            ("clip.vision.attention.head_count", U32(5), "not a multiple of 5"),
+            ("clip.vision.attention.head_count", U32(0), "is 0"),
+            ("clip.vision.attention.layer_norm_epsilon", F32(f32::NAN), "NaN"),
+            ("tinygptv.vision.post_layer_norm_epsilon", F32(-1.0), "-1"),
+            ("tinygptv.qformer.layer_norm_epsilon", F32(f32::INFINITY), "inf"),
+            ("clip.vision.image_mean", F32s(vec![0.5; 2]), "clip.vision.image_mean"),
+            ("clip.vision.image_std", F32s(vec![0.5, 0.0, 0.5]), "above 0"),
+            ("tinygptv.qformer.head_count", U32(7), "not a multiple of 7"),
+            ("tinygptv.qformer.cross_attention_interval", U32(0), "is 0"),
+            ("tinygptv.qformer.cross_attention_interval", U32(1), "qf.blk.1.cross_q.weight"),
+            ("tinygptv.qformer.query_count", U32(6), "qf.query_tokens"),
+            ("clip.vision.projection_dim", U32(41), "mm.0.weight"),
+        ] {
+            match load(&TestFile::small_model(TensorType::F32).set(key, value)) {
+                Err(Error::UnsupportedModel { problem, .. }) => assert!(problem.contains(said), "{key}: {problem}"),
+                other => panic!("{key}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_bad_tensors() {
+        let file = TestFile::small_model(F32);
+        for name in ["v.post_ln.bias", "qf.blk.2.cross_v.weight", "mm.0.bias", "v.position_embd.weight"] {
+            match load(&file.clone().without(name)) {
+                Err(Error::UnsupportedModel { problem, .. }) => assert!(problem.contains(name), "{problem}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        for (name, ty, said) in [
+            ("v.blk.0.attn_qkv.weight", TensorType::Other(2), "Q4_0"),
+            ("v.blk.0.ln1.weight", TensorType::F16, "F16"),
+            ("qf.query_tokens", TensorType::BF16, "BF16"),
+        ] {
+            let mut file = file.clone();
+            file.tensor_mut(name).2 = ty;
+            match load(&file) {
+                Err(Error::UnsupportedModel { problem, .. }) => {
+                    assert!(problem.contains(name) && problem.contains(said), "{problem}")
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut file = file.clone();
+            file.tensor_mut("v.blk.1.ln2.bias").3[3] = value;
+            match load(&file) {
+                Err(Error::BadModelFile { problem, .. }) => assert!(problem.contains("v.blk.1.ln2.bias"), "{problem}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        // Linear weights are not read when loading; what they do shows in the result.
+        let mut file = file.clone();
+        file.tensor_mut("mm.0.weight").3[5] = f32::NAN;
+        let encoder = load(&file).unwrap();
+        assert!(matches!(encoder.encode(&picture(), Control::default()), Err(Error::BadModelFile { .. })));
+    }
 }

@@ -186,3 +186,28 @@ fn resize_grid(table: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> 
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::resize_grid;
+
+    /// Numbers from torch 2.15, `interpolate(mode="bicubic", align_corners=False)`.
+    #[test]
+    fn position_grids_resize_as_in_torch() {
+        let close = |got: &[f32], expected: &[f32]| {
+            assert_eq!(got.len(), expected.len());
+            assert!(got.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-5), "{got:?}\n{expected:?}");
+        };
+        let grid = |n: usize| (0..n * n).map(|i| ((i * 7 + 3) % 11) as f32).collect::<Vec<_>>();
+        close(&resize_grid(&grid(2), 2, 3, 1), &[2.049058, 6.717015, 11.384972, 4.369792, 5.250000, 6.130208, 6.690527, 3.782987, 0.875449]);
+        close(&resize_grid(&grid(3), 3, 5, 1), &[2.424001, 6.100001, 10.096002, 8.152000, 5.712002, 2.012000, 5.688000, 9.683999, 7.739998, 5.300000, 1.328001, 5.004001, 9.000000, 7.056000, 4.616001, 0.644001, 4.320002, 8.316002, 6.372000, 3.932002, 0.232001, 3.908002, 7.904001, 5.959999, 3.520002]);
+        close(&resize_grid(&grid(5), 5, 3, 1), &[4.661868, 6.518520, 4.719820, 5.351854, 10.000000, 3.037035, 4.314129, 1.870367, 7.163579]);
+        close(&resize_grid(&grid(4), 4, 7, 1), &[1.601905, 5.407779, 10.217898, 9.731970, 6.020008, 2.893566, 0.899553, 5.029318, 6.747581, 8.633734, 6.530581, 3.735577, 3.919658, 4.394083, 9.222088, 8.016386, 5.918129, 2.302105, 1.194265, 5.266541, 8.570148, 6.999185, 4.629968, 1.639693, 2.122071, 4.202749, 5.144550, 5.648824, 4.509206, 2.326336, 0.023459, 3.540337, 7.086888, 4.857017, 2.727504, 8.044919, 6.258962, 3.857298, 3.243938, 4.239670, 5.796632, 6.903567, 10.992167, 9.545436, 7.059342, 2.916041, 1.731695, 6.525105, 10.398097]);
+        close(&resize_grid(&grid(4), 4, 4, 1), &grid(4));
+        assert_eq!(resize_grid(&[2.5, -1.0], 1, 3, 2), [2.5, -1.0].repeat(9));
+        // Two features at a time are two grids.
+        let pairs: Vec<f32> = grid(3).iter().flat_map(|&v| [v, -v]).collect();
+        let expected: Vec<f32> = resize_grid(&grid(3), 3, 5, 1).iter().flat_map(|&v| [v, -v]).collect();
+        close(&resize_grid(&pairs, 3, 5, 2), &expected);
+    }
+}

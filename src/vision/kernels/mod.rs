@@ -17,6 +17,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use crate::gguf::TensorType;
 

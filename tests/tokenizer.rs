@@ -1,0 +1,172 @@
+//! Our tokenizer gives Hugging Face's ids (tests/golden/tokenizer) and agrees with llama.cpp's, and its bytes put together
+//! are the text.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::random::Random;
+use common::tiny::{self, Vocabulary};
+use common::{golden, ids, read_json, text, TempDir};
+use tinygptv::decoder::DecoderModel;
+use tinygptv::gguf::Gguf;
+use tinygptv::tokenizer::Tokenizer;
+
+/// A tokenizer and llama.cpp's for the same file.
+struct Both {
+    ours: Tokenizer,
+    llama: Arc<DecoderModel>,
+}
+
+impl Both {
+    fn open(path: &Path) -> Both {
+        let file = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
+        let llama = Arc::new(DecoderModel::load(&file, 0, &mut |_| true).unwrap_or_else(|e| panic!("{e}")));
+        Both { ours: Tokenizer::new(&file, llama.clone()).unwrap_or_else(|e| panic!("{e}")), llama }
+    }
+
+    fn tiny(name: &str, vocabulary: &Vocabulary) -> Both {
+        let dir = TempDir::new(name);
+        let path = dir.join("tiny.gguf");
+        tiny::phi2(vocabulary).write(&path);
+        Both::open(&path)
+    }
+
+    fn demo() -> Both {
+        Both::open(&common::decoder_file("q4_k_m"))
+    }
+
+    fn codegen_like(test: &str) -> Both {
+        Both::tiny(test, &tiny::codegen_like())
+    }
+
+    fn encode(&self, text: &str) -> Vec<i32> {
+        self.ours.encode(text).unwrap_or_else(|e| panic!("{text:?}: {e}"))
+    }
+}
+
+fn golden_texts(file: &str) -> Vec<(String, Vec<i32>)> {
+    let json = read_json(&golden("tokenizer").join(file));
+    let cases = json.as_array().expect("a list");
+    cases.iter().map(|c| (text(c, "text").to_owned(), ids(&c["ids"]))).collect()
+}
+
+fn random_texts() -> Vec<String> {
+    let mut random = Random::new(9_100_600_000);
+    (0..2000).map(|_| random.text()).collect()
+}
+
+fn assert_golden(both: &Both, file: &str, count: usize) {
+    let cases = golden_texts(file);
+    assert_eq!(cases.len(), count);
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter(|(text, ids)| both.encode(text) != *ids)
+        .map(|(text, ids)| format!("{text:?}\n   ours {:?}\n   Hugging Face {ids:?}", both.encode(text)))
+        .collect();
+    assert!(wrong.is_empty(), "{} of {count} texts differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn assert_llama_agrees(both: &Both, texts: &[String]) {
+    let wrong: Vec<String> = texts
+        .iter()
+        .filter(|text| both.encode(text) != both.llama.tokenize(text))
+        .map(|text| format!("{text:?}\n   ours {:?}\n   llama.cpp {:?}", both.encode(text), both.llama.tokenize(text)))
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} texts differ:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
+}
+
+/// Control tokens stand for no bytes; `control` is the text that they are written as.
+fn assert_bytes_come_back(both: &Both, texts: &[String], control: &str) {
+    for text in texts {
+        let ids = both.encode(text);
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| both.ours.token_bytes(id)).collect();
+        let wanted = text.replace(control, "");
+        assert!(bytes == wanted.as_bytes(), "{text:?} comes back as {:?}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn demo_ids_are_hugging_face_s() {
+    let both = Both::demo();
+    assert!(!both.ours.is_fallback());
+    assert_golden(&both, "demo.json", 400);
+}
+
+#[test]
+fn codegen_like_ids_are_hugging_face_s() {
+    let both = Both::codegen_like("codegen-golden");
+    assert!(!both.ours.is_fallback());
+    assert_golden(&both, "codegen-like/ids.json", 699);
+}
+
+#[test]
+fn llama_cpp_agrees_on_the_golden_texts() {
+    let texts: Vec<String> = golden_texts("codegen-like/ids.json").into_iter().map(|c| c.0).collect();
+    assert_llama_agrees(&Both::demo(), &texts);
+    assert_llama_agrees(&Both::codegen_like("codegen-llama"), &texts);
+}
+
+#[test]
+fn llama_cpp_agrees_on_random_texts() {
+    let texts = random_texts();
+    assert_llama_agrees(&Both::demo(), &texts);
+    assert_llama_agrees(&Both::codegen_like("codegen-random"), &texts);
+}
+
+#[test]
+fn encoded_bytes_are_the_text_s() {
+    let mut texts = random_texts();
+    texts.extend(golden_texts("codegen-like/ids.json").into_iter().map(|c| c.0));
+    assert_bytes_come_back(&Both::demo(), &texts, "<|endoftext|>");
+    assert_bytes_come_back(&Both::codegen_like("codegen-bytes"), &texts, "<|endoftext|>");
+}
+
+#[test]
+fn llama_cpp_gives_the_same_bytes() {
+    for both in [Both::demo(), Both::codegen_like("codegen-pieces")] {
+        for id in 0..both.llama.info().n_vocab as i32 {
+            assert_eq!(both.ours.token_bytes(id), both.llama.token_bytes(id), "token {id}");
+        }
+    }
+}
+
+#[test]
+fn long_texts_are_encoded() {
+    let both = Both::codegen_like("codegen-long");
+    for unit in ["a", "é", " ", "\n", " a", "###", "1", "🔴", "\t x"] {
+        let text = unit.repeat(100_000 / unit.len());
+        let bytes: Vec<u8> = both.encode(&text).iter().flat_map(|&id| both.ours.token_bytes(id)).collect();
+        assert!(bytes == text.as_bytes(), "{unit:?} repeated");
+    }
+}
+
+#[test]
+fn another_vocabulary_is_left_to_llama_cpp() {
+    let dir = TempDir::new("sentence-piece");
+    let path = dir.join("tiny.gguf");
+    tiny::llama(&tiny::sentence_piece()).write(&path);
+    let both = Both::open(&path);
+    assert!(both.ours.is_fallback());
+    for text in ["the red", "x", "", "Zürich 🔴\n", "  two  spaces", "in</s>er"] {
+        assert_eq!(both.encode(text), both.llama.tokenize(text), "{text:?}");
+        let bytes: Vec<u8> = both.encode(text).iter().flat_map(|&id| both.ours.token_bytes(id)).collect();
+        let back = String::from_utf8(bytes).expect("whole characters");
+        assert_eq!(back.trim_start(), text.replace("</s>", "").trim_start(), "{text:?}");
+    }
+    let known = tiny::sentence_piece();
+    let the_red = ["▁the", "▁red"].map(|t| known.tokens.iter().position(|k| k == t).expect("a token") as i32);
+    assert_eq!(both.encode("the red"), the_red);
+}
+
+#[test]
+fn another_split_pattern_is_left_to_llama_cpp() {
+    let mut vocabulary = tiny::codegen_like();
+    vocabulary.pre = "llama-bpe";
+    let both = Both::tiny("llama-bpe", &vocabulary);
+    assert!(both.ours.is_fallback());
+    // That pattern takes digits in threes, GPT-2's all at once.
+    assert_eq!(both.encode("12345678"), both.llama.tokenize("12345678"));
+    assert_ne!(both.encode("12345678"), Both::codegen_like("gpt2-split").encode("12345678"));
+}
