@@ -540,7 +540,9 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, Problem> {
     let n_keys = r.u64()?;
     // A tensor takes at least 33 bytes of header (name of 1, one dimension), a key 14.
     if n_tensors > r.remaining() / 33 || n_keys > r.remaining() / 14 {
-        return Err(format!("it claims {n_keys} keys and {n_tensors} tensors, more than it can hold: truncated or corrupt"));
+        return Err(format!(
+            "it claims {n_keys} keys and {n_tensors} tensors, more than it can hold: truncated or corrupt"
+        ));
     }
 
     let mut metadata = Vec::new();
@@ -608,7 +610,7 @@ fn read_tensor_info(r: &mut Reader<'_>, alignment: u64) -> std::result::Result<(
     let number = r.u32()?;
     let (ty, block, block_bytes) = TensorType::from_number(number)
         .ok_or_else(|| format!("tensor '{name}' has type {number}, which is unknown; update this library"))?;
-    if shape[0] as u64 % block != 0 {
+    if !(shape[0] as u64).is_multiple_of(block) {
         return Err(format!("tensor '{name}' has rows of {}, not a multiple of {ty}'s block of {block}", shape[0]));
     }
     let size = (elements / block)
@@ -616,7 +618,7 @@ fn read_tensor_info(r: &mut Reader<'_>, alignment: u64) -> std::result::Result<(
         .filter(|&s| s <= i64::MAX as u64)
         .ok_or_else(|| format!("tensor '{name}' is too large: corrupt"))?;
     let offset = r.u64()?;
-    if offset % alignment != 0 {
+    if !offset.is_multiple_of(alignment) {
         return Err(format!("tensor '{name}' starts at {offset}, which is not aligned to {alignment}: corrupt"));
     }
     shape.reverse();
@@ -690,11 +692,7 @@ mod tests {
 
     #[test]
     fn reads_keys_and_tensors() {
-        let b = Builder::new(3, 2, 1)
-            .u32_key("a.b", 7)
-            .tensor("x", &[32, 2], 8, 0)
-            .tensor("y", &[3], 0, 96)
-            .data(108);
+        let b = Builder::new(3, 2, 1).u32_key("a.b", 7).tensor("x", &[32, 2], 8, 0).tensor("y", &[3], 0, 96).data(108);
         let p = parse(&b).unwrap();
         assert_eq!(p.metadata, [("a.b".to_owned(), Value::Unsigned(7))]);
         assert_eq!(p.tensors[0].shape, [2, 32]);

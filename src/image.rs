@@ -162,13 +162,7 @@ pub fn preprocess(image: &Image, size: usize, mean: [f32; 3], std: [f32; 3]) -> 
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] when a side is 0 or over [`MAX_SIDE`], or `rgb` has another length; [`Error::OutOfMemory`].
-pub fn resize_bicubic(
-    rgb: &[u8],
-    width: usize,
-    height: usize,
-    out_width: usize,
-    out_height: usize,
-) -> Result<Vec<u8>> {
+pub fn resize_bicubic(rgb: &[u8], width: usize, height: usize, out_width: usize, out_height: usize) -> Result<Vec<u8>> {
     let sides = [width, height, out_width, out_height];
     if sides.iter().any(|&s| s == 0 || s > MAX_SIDE as usize) || rgb.len() as u64 != width as u64 * height as u64 * 3 {
         return Err(Error::InvalidArgument(format!(
@@ -410,7 +404,10 @@ fn unknown_format(head: &[u8], recognised: Option<ImageFormat>) -> Error {
     if head.is_empty() {
         return bad("the picture is empty (0 bytes)");
     }
-    let text = String::from_utf8_lossy(&head[..head.len().min(512)]).trim_start_matches('\u{feff}').trim_start().to_lowercase();
+    let text = String::from_utf8_lossy(&head[..head.len().min(512)])
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .to_lowercase();
     let brand = if head.get(4..8) == Some(b"ftyp") { head.get(8..12).unwrap_or_default() } else { &[] };
     let guess = match head {
         _ if matches!(brand, b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1") => {
@@ -420,7 +417,9 @@ fn unknown_format(head: &[u8], recognised: Option<ImageFormat>) -> Error {
         _ if !brand.is_empty() => "a video file; pass a frame of it as PNG or JPEG",
         [b'G', b'G', b'U', b'F', ..] => "a GGUF model file; model and picture may be swapped",
         [b'P', b'K', 3, 4, ..] => "a ZIP archive or PyTorch checkpoint",
-        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => "a JPEG XL picture; convert it to PNG or JPEG",
+        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => {
+            "a JPEG XL picture; convert it to PNG or JPEG"
+        }
         [0, 0, 0, 0x0c, b'j', b'P', b' ', b' ', ..] => "a JPEG 2000 picture; convert it to PNG or JPEG",
         [b'8', b'B', b'P', b'S', ..] => "a Photoshop document; export it as PNG or JPEG",
         [0, 0, 1, 0, ..] => "an icon file; convert it to PNG",

@@ -117,7 +117,10 @@ impl Templates {
         let default_name = gguf.str("tinygptv.prompt.default")?;
         let stops = gguf.str_array("tinygptv.prompt.stop")?.to_vec();
         if [systems.len(), turns.len(), images.len()] != [names.len(); 3] {
-            return Err(Error::unsupported(gguf.path(), "its prompt templates are incomplete: the arrays differ in length"));
+            return Err(Error::unsupported(
+                gguf.path(),
+                "its prompt templates are incomplete: the arrays differ in length",
+            ));
         }
         let mut all = Vec::new();
         for i in 0..names.len() {

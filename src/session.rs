@@ -160,7 +160,11 @@ impl Session {
     }
 
     /// Encodes an image and puts it in front of the next question. `progress` gets the fraction done and may ask to stop.
-    pub fn add_image(&mut self, image: &Image, progress: Option<&mut dyn FnMut(f32) -> bool>) -> Result<Arc<Embedding>> {
+    pub fn add_image(
+        &mut self,
+        image: &Image,
+        progress: Option<&mut dyn FnMut(f32) -> bool>,
+    ) -> Result<Arc<Embedding>> {
         self.cancel.store(false, Ordering::Relaxed);
         let start = Instant::now();
         // Control wants both borrows to be as short as the shorter one.
@@ -319,7 +323,7 @@ impl Session {
             if answer.generated >= self.max_new_tokens {
                 break Finish::Length;
             }
-            if self.decoder.len() >= self.decoder.capacity() {
+            if self.decoder.positions() >= self.decoder.capacity() {
                 break Finish::Context;
             }
             // The callback may have taken its time; a cancel during it counts.

@@ -175,7 +175,9 @@ mod tests {
     #[test]
     fn stop_texts_cut_wherever_they_fall() {
         let stops = ["###", "Assistant:"];
-        for tokens in [vec!["red", "###"], vec!["re", "d#", "##Human"], vec![" red ", "\n", "Assist", "ant: x"], vec!["red###x"]] {
+        for tokens in
+            [vec!["red", "###"], vec!["re", "d#", "##Human"], vec![" red ", "\n", "Assist", "ant: x"], vec!["red###x"]]
+        {
             let tokens: Vec<&[u8]> = tokens.iter().map(|t| t.as_bytes()).collect();
             let (pieces, stopped, _) = run(&stops, &tokens);
             assert_eq!((pieces.concat().as_str(), stopped), ("red", true), "{tokens:?}");

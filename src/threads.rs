@@ -118,13 +118,7 @@ impl ThreadPool {
             return;
         }
         let turn = lock(&self.turn);
-        let job = Job {
-            task,
-            count,
-            next: AtomicUsize::new(0),
-            worker: AtomicUsize::new(1),
-            panic: Mutex::new(None),
-        };
+        let job = Job { task, count, next: AtomicUsize::new(0), worker: AtomicUsize::new(1), panic: Mutex::new(None) };
         let helpers = self.workers.len().min(count - 1);
         {
             let mut state = lock(&self.shared.state);

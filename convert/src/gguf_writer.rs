@@ -110,12 +110,20 @@ impl<W: Write> Writer<W> {
         let mut offset = 0u64;
         seen.clear();
         for t in &tensors {
-            ensure!(!t.name.is_empty() && t.name.len() <= MAX_NAME, "tensor name '{}' is not 1 to 63 bytes long", t.name);
+            ensure!(
+                !t.name.is_empty() && t.name.len() <= MAX_NAME,
+                "tensor name '{}' is not 1 to 63 bytes long",
+                t.name
+            );
             ensure!(seen.insert(&t.name), "tensor '{}' occurs twice", t.name);
             ensure!((1..=4).contains(&t.shape.len()), "tensor '{}' has {} dimensions", t.name, t.shape.len());
             ensure!(t.shape.iter().all(|&d| d > 0), "tensor '{}' {:?} is empty", t.name, t.shape);
             let row = t.shape[t.shape.len() - 1];
-            ensure!(t.ty != Type::Q8_0 || row % Q8_0_BLOCK == 0, "tensor '{}' has rows of {row}, no whole blocks", t.name);
+            ensure!(
+                t.ty != Type::Q8_0 || row % Q8_0_BLOCK == 0,
+                "tensor '{}' has rows of {row}, no whole blocks",
+                t.name
+            );
             header.extend((t.name.len() as u64).to_le_bytes());
             header.extend(t.name.as_bytes());
             header.extend((t.shape.len() as u32).to_le_bytes());

@@ -76,9 +76,8 @@ struct Finished {
 
 /// Converts. Returns the text for stdout: the plan or the summary.
 pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
-    let name = |ty: &dyn std::fmt::Display, middle: &str| {
-        options.out.join(format!("{}-{middle}{ty}.gguf", options.plan.name))
-    };
+    let name =
+        |ty: &dyn std::fmt::Display, middle: &str| options.out.join(format!("{}-{middle}{ty}.gguf", options.plan.name));
     let decoders: Vec<_> = options.decoder_types.iter().map(|ty| (*ty, name(ty, ""))).collect();
     let visions: Vec<_> = options.vision_types.iter().map(|ty| (*ty, name(ty, "vision-"))).collect();
     if !options.dry_run {
@@ -86,8 +85,7 @@ pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
         output::prepare(&options.out, &targets, options.force)?;
     }
 
-    let mut sources =
-        Sources::open(&options.plan.decoder.dir, &options.vit, &options.qformer, &options.checkpoint)?;
+    let mut sources = Sources::open(&options.plan.decoder.dir, &options.vit, &options.qformer, &options.checkpoint)?;
     let mut plan = plan::make(&mut sources, &options.plan)?;
     for note in &plan.notes {
         progress.line(note);
@@ -206,7 +204,11 @@ fn finish(temp: TempFile, target: &Path) -> Result<Finished> {
     Ok(Finished { temp, target: target.to_owned(), summary })
 }
 
-fn describe_plan(plan: &Plan, decoders: &[(DecoderType, PathBuf)], visions: &[(VisionType, PathBuf)]) -> Result<String> {
+fn describe_plan(
+    plan: &Plan,
+    decoders: &[(DecoderType, PathBuf)],
+    visions: &[(VisionType, PathBuf)],
+) -> Result<String> {
     let mut out = String::new();
     let mut list = |target: &Path, file: &FilePlan, about: u64, ty: &dyn Fn(&PlannedTensor) -> String| -> Result<()> {
         writeln!(out, "{}  about {}", target.display(), human(about))?;

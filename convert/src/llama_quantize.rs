@@ -62,13 +62,7 @@ fn path_text(path: &Path) -> Result<CString> {
 }
 
 /// Quantises the matrices of `from` into the new file `to`. Returns what llama.cpp said.
-pub fn quantize(
-    from: &Path,
-    to: &Path,
-    ty: DecoderType,
-    threads: usize,
-    on_tensor: OnTensor,
-) -> Result<Vec<String>> {
+pub fn quantize(from: &Path, to: &Path, ty: DecoderType, threads: usize, on_tensor: OnTensor) -> Result<Vec<String>> {
     static START: Once = Once::new();
     START.call_once(|| {
         // SAFETY: both may be called once at any time; the callback lives forever.

@@ -152,10 +152,17 @@ fn dimensions(
     ensure!(heads > 0 && width % heads == 0, "{heads} decoder heads do not divide the width {width}");
     let head = width / heads;
     if let Some(norm) = sources.shape(&format!("{MODEL}.layers.0.self_attn.q_layernorm.weight")) {
-        ensure!(norm == [head], "the q/k norms are {norm:?} wide, but {heads} heads of a width of {width} are {head} wide");
+        ensure!(
+            norm == [head],
+            "the q/k norms are {norm:?} wide, but {heads} heads of a width of {width} are {head} wide"
+        );
     }
     let grouped = config.count(&["num_key_value_heads"])?.filter(|&n| n != heads);
-    ensure!(grouped.is_none(), "'{path}' says num_key_value_heads = {}, which Phi-2 does not have", grouped.unwrap_or(0));
+    ensure!(
+        grouped.is_none(),
+        "'{path}' says num_key_value_heads = {}, which Phi-2 does not have",
+        grouped.unwrap_or(0)
+    );
     if let Some(act) = config.get(&["hidden_act", "activation_function"]) {
         let known = act.as_str().is_some_and(|a| ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"].contains(&a));
         ensure!(known, "'{path}' says hidden_act = {act}; only gelu_new (tanh GELU) is supported");
@@ -191,7 +198,10 @@ fn dimensions(
 
 fn metadata(d: &Dimensions) -> Result<Metadata> {
     let count = |name: &str, n: usize| -> Result<(String, Value)> {
-        Ok((format!("phi2.{name}"), Value::U32(u32::try_from(n).with_context(|| format!("{name} = {n} is too large"))?)))
+        Ok((
+            format!("phi2.{name}"),
+            Value::U32(u32::try_from(n).with_context(|| format!("{name} = {n} is too large"))?),
+        ))
     };
     Ok(vec![
         count("context_length", d.context)?,
@@ -214,10 +224,8 @@ fn tensors(
     notes: &mut Vec<String>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<PlannedTensor>> {
-    let alpha = Alpha {
-        value: options.lora_alpha.or(sources.lora_alpha).unwrap_or(DEFAULT_ALPHA),
-        rank: sources.lora_r,
-    };
+    let alpha =
+        Alpha { value: options.lora_alpha.or(sources.lora_alpha).unwrap_or(DEFAULT_ALPHA), rank: sources.lora_r };
     ensure!(alpha.value.is_finite() && alpha.value > 0.0, "LoRA's alpha is {}, not a positive number", alpha.value);
     let mut b = Builder { sources, tensors: Vec::new(), merged: 0, alpha, fused: 0 };
     let w = d.width;
@@ -260,7 +268,9 @@ fn tensors(
         notes.push("no LoRA in the checkpoint".into());
     }
     if norms == ExtraNorms::Absent {
-        warnings.push("no file has the q/k norms and post-attention norms: their initial values (1 and 0) are taken".into());
+        warnings.push(
+            "no file has the q/k norms and post-attention norms: their initial values (1 and 0) are taken".into(),
+        );
     }
     Ok(tensors)
 }

@@ -346,9 +346,14 @@ impl<'a> Machine<'a> {
 
     /// `_rebuild_tensor_v2(storage, offset, shape, strides, …)`.
     fn tensor(&self, args: &[Value]) -> Result<Object> {
-        let &[storage, offset, shape, strides, ..] = args else { bail!("its pickle rebuilds a tensor of too few parts") };
+        let &[storage, offset, shape, strides, ..] = args else {
+            bail!("its pickle rebuilds a tensor of too few parts")
+        };
         let Value::Object(storage) = storage else { bail!("its pickle rebuilds a tensor without a storage") };
-        ensure!(matches!(self.objects.get(storage), Some(Object::Storage { .. })), "its pickle has a tensor without data");
+        ensure!(
+            matches!(self.objects.get(storage), Some(Object::Storage { .. })),
+            "its pickle has a tensor without data"
+        );
         let sizes = |value| -> Result<Vec<usize>> {
             self.sequence(value)?
                 .iter()
@@ -360,7 +365,10 @@ impl<'a> Machine<'a> {
         };
         let Value::Int(offset) = offset else { bail!("its pickle has a tensor whose offset is no number") };
         let (shape, strides) = (sizes(shape)?, sizes(strides)?);
-        ensure!(shape.len() == strides.len() && shape.len() <= 8, "its pickle has a tensor of a wrong number of strides");
+        ensure!(
+            shape.len() == strides.len() && shape.len() <= 8,
+            "its pickle has a tensor of a wrong number of strides"
+        );
         Ok(Object::Tensor {
             storage,
             offset: u64::try_from(offset).context("its pickle has a tensor of negative offset")?,

@@ -120,7 +120,8 @@ pub fn make(sources: &mut Sources, options: &PlanOptions) -> Result<Plan> {
     warnings.extend(left_out);
     if let Some((_, path)) = sources.files().iter().find(|(role, _)| *role == Role::Stage) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let named = name.split_once("stage").and_then(|(_, rest)| rest.trim_start_matches(['_', '-', ' ']).chars().next());
+        let named =
+            name.split_once("stage").and_then(|(_, rest)| rest.trim_start_matches(['_', '-', ' ']).chars().next());
         if let Some(named) = named.and_then(|c| c.to_digit(10)).filter(|&d| d != options.stage) {
             warnings.push(format!("the checkpoint's name says stage {named}, --stage says {}", options.stage));
         }
@@ -157,7 +158,8 @@ impl Plan {
             id.update(format!("{role} {hash}\n"));
         }
         let id = hex(&id.finalize());
-        let names = sources.files().iter().map(|(_, p)| p.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let names =
+            sources.files().iter().map(|(_, p)| p.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let names: Vec<String> = names.collect();
         for file in [&mut self.decoder, &mut self.vision] {
             file.metadata.push(("tinygptv.pair_id".into(), id.as_str().into()));

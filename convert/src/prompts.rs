@@ -5,7 +5,8 @@ use anyhow::{bail, ensure, Result};
 use crate::gguf_writer::{Metadata, Value};
 
 const IMAGE: &str = "<Img>{image}</Img> ";
-const CHAT_SYSTEM: &str = "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I \
+const CHAT_SYSTEM: &str =
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I \
                            provide it to you. Please answer my questions.";
 const HUMAN_TURN: &str = "###Human: {images}{question}###Assistant: ";
 
@@ -74,7 +75,8 @@ impl Prompts {
 
     /// The metadata of the vision file.
     pub fn metadata(&self) -> Metadata {
-        let texts = |pick: fn(&Template) -> &String| Value::StringArray(self.templates.iter().map(pick).cloned().collect());
+        let texts =
+            |pick: fn(&Template) -> &String| Value::StringArray(self.templates.iter().map(pick).cloned().collect());
         let key = |name: &str, value| (format!("tinygptv.{name}"), value);
         vec![
             key("prompt.names", texts(|t| &t.name)),
@@ -107,7 +109,10 @@ mod tests {
     fn templates_can_be_added_and_chosen() {
         let p = Prompts::new(4, &["demo=#{images}{question}=".into()], Some("demo")).unwrap();
         let last = p.templates.last().unwrap();
-        assert_eq!((last.name.as_str(), last.turn.as_str(), last.image.as_str()), ("demo", "#{images}{question}=", IMAGE));
+        assert_eq!(
+            (last.name.as_str(), last.turn.as_str(), last.image.as_str()),
+            ("demo", "#{images}{question}=", IMAGE)
+        );
         assert!(Prompts::new(4, &[], Some("demo")).unwrap_err().to_string().contains("none of chat, benchmark"));
         assert!(Prompts::new(4, &["demo".into()], None).unwrap_err().to_string().contains("NAME=TURN"));
         assert!(Prompts::new(4, &["demo=x".into()], None).unwrap_err().to_string().contains("{question}"));

@@ -46,11 +46,21 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
             Stored::I16 | Stored::U16 => Dtype::Integer(2),
             Stored::I32 | Stored::U32 => Dtype::Integer(4),
             Stored::I64 | Stored::U64 => Dtype::Integer(8),
-            other => bail!("'{key}' has the number type {other:?}, which is not read; use an F32, F16 or BF16 checkpoint"),
+            other => {
+                bail!("'{key}' has the number type {other:?}, which is not read; use an F32, F16 or BF16 checkpoint")
+            }
         };
         let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
         let strides = contiguous(&info.shape);
-        tensors.push(StoredTensor::new(file.clone(), key, dtype, info.shape.clone(), strides, start + from, to - from)?);
+        tensors.push(StoredTensor::new(
+            file.clone(),
+            key,
+            dtype,
+            info.shape.clone(),
+            strides,
+            start + from,
+            to - from,
+        )?);
     }
     ensure!(!tensors.is_empty(), "it holds no tensors");
     Ok(Checkpoint { file: file.clone(), tensors, lora_alpha: None, lora_r: None, other: Vec::new() })

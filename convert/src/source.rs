@@ -63,13 +63,8 @@ pub struct Sources {
 impl Sources {
     /// Opens the four inputs.
     pub fn open(phi2: &Path, vit: &Path, qformer: &Path, stage: &Path) -> Result<Sources> {
-        let mut sources = Sources {
-            tensors: BTreeMap::new(),
-            files: Vec::new(),
-            lora_alpha: None,
-            lora_r: None,
-            notes: Vec::new(),
-        };
+        let mut sources =
+            Sources { tensors: BTreeMap::new(), files: Vec::new(), lora_alpha: None, lora_r: None, notes: Vec::new() };
         sources.add_phi2(phi2)?;
         for (role, path) in [(Role::Vit, vit), (Role::Qformer, qformer), (Role::Stage, stage)] {
             let checkpoint = open_weights(path)?;
@@ -84,7 +79,11 @@ impl Sources {
     }
 
     fn add_phi2(&mut self, dir: &Path) -> Result<()> {
-        ensure!(dir.is_dir(), "--phi2 '{}' is not a folder; pass the folder with config.json and the weights", dir.display());
+        ensure!(
+            dir.is_dir(),
+            "--phi2 '{}' is not a folder; pass the folder with config.json and the weights",
+            dir.display()
+        );
         let names = ["model.safetensors", "pytorch_model.bin"];
         for name in names {
             let index = dir.join(format!("{name}.index.json"));
@@ -213,7 +212,12 @@ impl Sources {
             tensor.place(),
             tensor.shape
         );
-        ensure!(tensor.dtype.is_float(), "{} holds integers ({}), where weights are needed", tensor.place(), tensor.dtype);
+        ensure!(
+            tensor.dtype.is_float(),
+            "{} holds integers ({}), where weights are needed",
+            tensor.place(),
+            tensor.dtype
+        );
         Ok(Some(tensor.clone()))
     }
 
@@ -241,7 +245,11 @@ impl Sources {
             return Ok((notes, Vec::new()));
         }
         let list = some_of(&unknown);
-        ensure!(allow, "{} tensors have no place in the model: {list}; pass --allow-unknown to leave them out", unknown.len());
+        ensure!(
+            allow,
+            "{} tensors have no place in the model: {list}; pass --allow-unknown to leave them out",
+            unknown.len()
+        );
         Ok((notes, vec![format!("{} tensors left out, as --allow-unknown says: {list}", unknown.len())]))
     }
 
@@ -297,7 +305,9 @@ fn some_of(items: &[String]) -> String {
 fn missing(name: &str, shape: &str) -> String {
     let looked = match name {
         n if n.starts_with("llama_model.") => format!("'{}'{shape} in the --phi2 folder", &n["llama_model.".len()..]),
-        n if n.starts_with("visual_encoder.") => format!("'{}'{shape} in the --vit file", &n["visual_encoder.".len()..]),
+        n if n.starts_with("visual_encoder.") => {
+            format!("'{}'{shape} in the --vit file", &n["visual_encoder.".len()..])
+        }
         n if n.starts_with("llama_proj") => format!("'{n}'{shape} in the --checkpoint file"),
         n => format!("'{n}'{shape} in the --qformer file"),
     };
@@ -324,11 +334,13 @@ fn reason_to_ignore(name: &str, tensor: &StoredTensor, vit_blocks: usize) -> Opt
         return Some("integer buffers such as position_ids");
     }
     if let Some(rest) = name.strip_prefix("Qformer.bert.") {
-        let text_embedding = rest.starts_with("embeddings.word_embeddings") || rest.starts_with("embeddings.position_embed");
+        let text_embedding =
+            rest.starts_with("embeddings.word_embeddings") || rest.starts_with("embeddings.position_embed");
         let text_path = rest.starts_with("pooler.")
-            || rest.strip_prefix("encoder.layer.").and_then(|l| l.split_once('.')).is_some_and(|(_, part)| {
-                part.starts_with("intermediate.") || part.starts_with("output.")
-            });
+            || rest
+                .strip_prefix("encoder.layer.")
+                .and_then(|l| l.split_once('.'))
+                .is_some_and(|(_, part)| part.starts_with("intermediate.") || part.starts_with("output."));
         return (text_embedding || text_path).then_some("the Q-Former's text path");
     }
     if let Some(rest) = name.strip_prefix("visual_encoder.") {
@@ -356,8 +368,14 @@ mod tests {
     fn names_become_canonical() {
         let stage = |key| canonical(Role::Stage, key);
         let layer = "llama_model.model.layers.3.self_attn.dense";
-        assert_eq!(stage("llama_model.base_model.model.model.layers.3.self_attn.dense.lora_A.weight"), format!("{layer}.lora_A.weight"));
-        assert_eq!(stage("llama_model.base_model.model.model.layers.3.self_attn.dense.base_layer.weight"), format!("{layer}.weight"));
+        assert_eq!(
+            stage("llama_model.base_model.model.model.layers.3.self_attn.dense.lora_A.weight"),
+            format!("{layer}.lora_A.weight")
+        );
+        assert_eq!(
+            stage("llama_model.base_model.model.model.layers.3.self_attn.dense.base_layer.weight"),
+            format!("{layer}.weight")
+        );
         assert_eq!(stage("llama_model.model.layers.3.self_attn.dense.weight"), format!("{layer}.weight"));
         assert_eq!(stage("llama_model.base_model.model.lm_head.bias"), "llama_model.lm_head.bias");
         assert_eq!(stage("llama_proj.weight"), "llama_proj.weight");

@@ -48,15 +48,18 @@ impl Tokenizer {
         let settings = [optional("tokenizer_config.json")?, optional("special_tokens_map.json")?];
         let generation = optional("generation_config.json")?;
         let (vocabulary, merges, added) = match optional("tokenizer.json")? {
-            Some(json) => from_tokenizer_json(&json).with_context(|| format!("cannot use '{}'", dir.join("tokenizer.json").display()))?,
+            Some(json) => from_tokenizer_json(&json)
+                .with_context(|| format!("cannot use '{}'", dir.join("tokenizer.json").display()))?,
             None => {
                 let vocabulary = optional("vocab.json")?
                     .with_context(|| format!("'{}' has neither tokenizer.json nor vocab.json", dir.display()))?;
                 let extra = optional("added_tokens.json")?;
                 let path = dir.join("merges.txt");
-                let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
+                let text =
+                    std::fs::read_to_string(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
                 files.push(path);
-                let vocabulary = ids(&vocabulary).with_context(|| format!("cannot use '{}'", dir.join("vocab.json").display()))?;
+                let vocabulary =
+                    ids(&vocabulary).with_context(|| format!("cannot use '{}'", dir.join("vocab.json").display()))?;
                 let added = added_beside(&vocabulary, extra.as_ref(), &settings)?;
                 (vocabulary, merges_of(&text), added)
             }
@@ -94,10 +97,15 @@ impl Tokenizer {
             );
         }
 
-        let by_text: HashMap<&str, usize> =
-            vocabulary.iter().map(|(t, &id)| (t.as_str(), id)).chain(added.iter().map(|a| (a.text.as_str(), a.id))).collect();
+        let by_text: HashMap<&str, usize> = vocabulary
+            .iter()
+            .map(|(t, &id)| (t.as_str(), id))
+            .chain(added.iter().map(|a| (a.text.as_str(), a.id)))
+            .collect();
         let mut special = Vec::new();
-        for (key, json_key) in [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")] {
+        for (key, json_key) in
+            [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")]
+        {
             let numeric = [Some(config), generation.as_ref()].into_iter().flatten().find_map(|j| {
                 let id = j.get(format!("{json_key}_id"))?;
                 // Several ends of text: the first is the one that training used.
@@ -108,13 +116,18 @@ impl Tokenizer {
                 by_text.get(token.as_str().or_else(|| token.get("content")?.as_str())?).map(|&id| id as u64)
             });
             // Phi-2's text begins and ends with the same token; files that name none mean this one.
-            let usual = ["bos", "eos"].contains(&key).then(|| by_text.get("<|endoftext|>")).flatten().map(|&id| id as u64);
+            let usual =
+                ["bos", "eos"].contains(&key).then(|| by_text.get("<|endoftext|>")).flatten().map(|&id| id as u64);
             if let Some(id) = numeric.or(named).or(usual) {
                 ensure!(id < rows as u64, "{json_key}_id is {id}, but the vocabulary has {rows} entries");
                 special.push((key, id as u32));
             }
         }
-        ensure!(special.iter().any(|s| s.0 == "eos"), "no file in '{}' says which token ends a text (eos_token)", dir.display());
+        ensure!(
+            special.iter().any(|s| s.0 == "eos"),
+            "no file in '{}' says which token ends a text (eos_token)",
+            dir.display()
+        );
 
         let tokens = tokens.into_iter().enumerate().map(|(i, t)| t.unwrap_or_else(|| format!("[PAD{i}]"))).collect();
         Ok(Tokenizer { tokens, types, merges, special, files })

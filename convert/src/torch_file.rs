@@ -33,7 +33,10 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
              import torch; torch.save(torch.load(f, map_location='cpu'), f)"
         );
     }
-    ensure!(!head.starts_with(b"version https://git-lfs"), "it is a Git LFS pointer; fetch the real file with git lfs pull");
+    ensure!(
+        !head.starts_with(b"version https://git-lfs"),
+        "it is a Git LFS pointer; fetch the real file with git lfs pull"
+    );
     ensure!(!head.starts_with(b"<"), "it is a web page; the download went wrong");
     ensure!(head.starts_with(b"PK"), "it is not a PyTorch checkpoint (no zip archive)");
     let mut archive = ZipArchive::new(file.file())
@@ -51,7 +54,10 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
         let offset = entry.data_start().context("its zip directory is corrupt")?;
         let length = entry.size();
         let ends = offset.checked_add(length);
-        ensure!(ends.is_some_and(|e| e <= file.length()), "its entry '{name}' reaches past the end: truncated or corrupt");
+        ensure!(
+            ends.is_some_and(|e| e <= file.length()),
+            "its entry '{name}' reaches past the end: truncated or corrupt"
+        );
         if name == "data.pkl" || (name.ends_with("/data.pkl") && name.matches('/').count() == 1) {
             ensure!(pickle_name.is_none(), "it has two pickles: corrupt");
             pickle_name = Some(name.clone());
@@ -61,7 +67,10 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
     let pickle_name = pickle_name.context("it is a zip archive without a data.pkl, so not a PyTorch checkpoint")?;
     let root = pickle_name.trim_end_matches("data.pkl");
     if let Some(order) = entries.get(&format!("{root}byteorder")) {
-        ensure!(file.read(order.offset, order.length.min(16) as usize)? == b"little", "it is big-endian, which is not read");
+        ensure!(
+            file.read(order.offset, order.length.min(16) as usize)? == b"little",
+            "it is big-endian, which is not read"
+        );
     }
     let entry = &entries[&pickle_name];
     // Not through the archive: its sums are left out by some versions of PyTorch.
@@ -71,14 +80,11 @@ fn read(file: &Arc<DataFile>) -> Result<Checkpoint> {
 }
 
 /// Finds the state dictionary in the pickle and the tensors in it.
-fn collect<'a>(
-    file: &Arc<DataFile>,
-    pickle: &Pickle,
-    find: impl Fn(&str) -> Option<&'a Entry>,
-) -> Result<Checkpoint> {
+fn collect<'a>(file: &Arc<DataFile>, pickle: &Pickle, find: impl Fn(&str) -> Option<&'a Entry>) -> Result<Checkpoint> {
     let root = pickle.root;
     pickle.dict(root).context("it holds something else than a dictionary of tensors")?;
-    let inner = ["model", "state_dict"].into_iter().find_map(|k| pickle.get(root, k).filter(|&v| pickle.dict(v).is_some()));
+    let inner =
+        ["model", "state_dict"].into_iter().find_map(|k| pickle.get(root, k).filter(|&v| pickle.dict(v).is_some()));
     let mut other = Vec::new();
     if inner.is_some() {
         let names = pickle.dict(root).unwrap_or_default().iter().filter(|(_, v)| Some(*v) != inner);
@@ -96,7 +102,8 @@ fn collect<'a>(
         let Some(Object::Storage { dtype, entry, length }) = pickle.object(Value::Object(*storage)) else {
             bail!("'{key}' has no storage: corrupt");
         };
-        let place = find(entry).with_context(|| format!("its entry 'data/{entry}', the data of '{key}', is missing"))?;
+        let place =
+            find(entry).with_context(|| format!("its entry 'data/{entry}', the data of '{key}', is missing"))?;
         let size = dtype.size() as u64;
         let available = length.checked_mul(size).map(|bytes| bytes.min(place.length));
         let skip = offset.checked_mul(size);
@@ -146,7 +153,8 @@ mod tests {
     use zip::ZipWriter;
 
     /// A state dictionary with one tensor `w` of two rows of three, as torch.save writes it.
-    const PICKLE: &[u8] = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+    const PICKLE: &[u8] =
+        b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
         X\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK\0K\x02K\x03\x86K\x03K\x01\x86\x89}tRs.";
 
     fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {

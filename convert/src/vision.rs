@@ -110,7 +110,10 @@ fn heads(given: Option<usize>, width: usize, full: Option<usize>, what: &str, fl
         None if width % 64 == 0 => width / 64,
         None => bail!("the shapes do not tell how many heads the {what} of width {width} has; pass {flag}"),
     };
-    ensure!(heads > 0 && width % heads == 0, "{heads} heads do not divide the {what}'s width {width}; pass another {flag}");
+    ensure!(
+        heads > 0 && width % heads == 0,
+        "{heads} heads do not divide the {what}'s width {width}; pass another {flag}"
+    );
     Ok(heads)
 }
 
@@ -133,7 +136,10 @@ fn dimensions(sources: &Sources, options: &VisionOptions, stage: u32, width: usi
         (true, _) => 224,
         (false, _) => patch * stored_grid,
     });
-    ensure!(image > 0 && image % patch == 0, "an image of {image} px cannot be cut into patches of {patch}; pass --image-size");
+    ensure!(
+        image > 0 && image % patch == 0,
+        "an image of {image} px cannot be cut into patches of {patch}; pass --image-size"
+    );
 
     let present = count(sources, &format!("{VIT}.blocks"));
     let vit_blocks = options.vit_blocks.unwrap_or(if full { FULL_VIT_BLOCKS } else { present });

@@ -235,7 +235,8 @@ impl Decoder {
         // SAFETY: plain data.
         let mut params = unsafe { llama::llama_context_default_params() };
         let n_threads = n_threads.clamp(1, 512) as i32;
-        params.n_ctx = u32::try_from(capacity).map_err(|_| Error::InvalidArgument("the context is too large".into()))?;
+        params.n_ctx =
+            u32::try_from(capacity).map_err(|_| Error::InvalidArgument("the context is too large".into()))?;
         params.n_batch = MICRO_BATCH as u32;
         params.n_ubatch = MICRO_BATCH.min(capacity) as u32;
         params.n_seq_max = 1;
@@ -248,9 +249,8 @@ impl Decoder {
         params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
         let mut error = ErrorText::new();
         // SAFETY: the model outlives the context, which holds an Arc of it; so does the flag.
-        let context = unsafe {
-            bindings::tgvi_context_new(model.as_ptr(), &params, error.0.as_mut_ptr(), error.0.len())
-        };
+        let context =
+            unsafe { bindings::tgvi_context_new(model.as_ptr(), &params, error.0.as_mut_ptr(), error.0.len()) };
         let context = NonNull::new(context).ok_or_else(|| {
             Error::OutOfMemory(format!(
                 "a context of {capacity} positions could not be created: {}; use a smaller context",
@@ -266,7 +266,7 @@ impl Decoder {
     }
 
     /// Positions evaluated and kept.
-    pub fn len(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.held.len()
     }
 

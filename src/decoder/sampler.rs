@@ -29,15 +29,7 @@ pub struct Sampling {
 impl Default for Sampling {
     /// Greedy: the same question gets the same answer.
     fn default() -> Self {
-        Sampling {
-            greedy: true,
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            seed: 0,
-        }
+        Sampling { greedy: true, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 }
     }
 }
 
@@ -49,7 +41,10 @@ impl Sampling {
             self.temperature > 0.0 && self.temperature <= 100.0,
             format!("temperature is {}; use a value above 0 and up to 100, or greedy sampling", self.temperature),
         )?;
-        check(self.top_p > 0.0 && self.top_p <= 1.0, format!("top_p is {}; use a value above 0 and up to 1", self.top_p))?;
+        check(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            format!("top_p is {}; use a value above 0 and up to 1", self.top_p),
+        )?;
         check((0.0..=1.0).contains(&self.min_p), format!("min_p is {}; use a value from 0 to 1", self.min_p))?;
         check(
             self.repeat_penalty > 0.0 && self.repeat_penalty <= 100.0,
@@ -98,9 +93,7 @@ impl Sampler {
         let entries = logits.iter().enumerate().map(|(i, &l)| LlamaTokenData::new(LlamaToken(i as i32), l, 0.0));
         let mut candidates = LlamaTokenDataArray::from_iter(entries, false);
         candidates.apply_sampler(&mut self.chain);
-        let token = candidates
-            .selected_token()
-            .ok_or_else(|| Error::Internal("the sampler chose no token".into()))?;
+        let token = candidates.selected_token().ok_or_else(|| Error::Internal("the sampler chose no token".into()))?;
         self.chain.accept(token);
         Ok(token.0)
     }

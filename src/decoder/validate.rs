@@ -46,7 +46,10 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
             info.post_norm_eps = gguf.f32("tinygptv.post_attention_norm_epsilon")?;
         }
         if !(info.post_norm_eps > 0.0 && info.post_norm_eps < 1.0) {
-            return Err(Error::unsupported(gguf.path(), format!("its post-attention epsilon is {}", info.post_norm_eps)));
+            return Err(Error::unsupported(
+                gguf.path(),
+                format!("its post-attention epsilon is {}", info.post_norm_eps),
+            ));
         }
     }
     Ok(info)
@@ -115,7 +118,8 @@ fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
     let mlp = number("feed_forward_length", MAX_WIDTH)?;
     let layers = number("block_count", MAX_LAYERS)?;
     let heads = number("attention.head_count", 1 << 10)?;
-    let kv_heads = if gguf.has("phi2.attention.head_count_kv") { number("attention.head_count_kv", 1 << 10)? } else { heads };
+    let kv_heads =
+        if gguf.has("phi2.attention.head_count_kv") { number("attention.head_count_kv", 1 << 10)? } else { heads };
     let rotary = number("rope.dimension_count", MAX_WIDTH)?;
     let eps = gguf.f32("phi2.attention.layer_norm_epsilon")?;
     if !width.is_multiple_of(heads) || !heads.is_multiple_of(kv_heads) {
@@ -177,5 +181,8 @@ fn check_tensor(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<()> {
     if fits {
         return Ok(());
     }
-    Err(Error::unsupported(gguf.path(), format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty())))
+    Err(Error::unsupported(
+        gguf.path(),
+        format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty()),
+    ))
 }

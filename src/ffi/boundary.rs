@@ -178,11 +178,13 @@ pub(super) fn count(value: i32, name: &str) -> Result<usize> {
 /// `int32_t (*)(float fraction, void *user_data)`: called with the fraction done, from 0 to 1, on the thread of the call
 /// that it was passed to and never after that call has returned. Return 0 to go on, anything else to stop; the call then
 /// returns TGV_ERROR_CANCELLED.
-pub type tgv_progress_callback =
-    Option<unsafe extern "C" fn(fraction: f32, user_data: *mut std::ffi::c_void) -> i32>;
+pub type tgv_progress_callback = Option<unsafe extern "C" fn(fraction: f32, user_data: *mut std::ffi::c_void) -> i32>;
 
 /// The callback as a closure that returns whether to go on.
-pub(super) fn progress_closure(callback: tgv_progress_callback, user_data: *mut std::ffi::c_void) -> impl FnMut(f32) -> bool {
+pub(super) fn progress_closure(
+    callback: tgv_progress_callback,
+    user_data: *mut std::ffi::c_void,
+) -> impl FnMut(f32) -> bool {
     move |fraction| match callback {
         // SAFETY: the caller of the ABI promises that the callback and its data are good during the call.
         Some(callback) => unsafe { callback(fraction, user_data) == 0 },

@@ -87,7 +87,9 @@ pub unsafe extern "C" fn tgv_embedding_from_values(
     boundary(|| {
         require_out(out_embedding, "out_embedding")?;
         if values.is_null() || count > isize::MAX as usize / size_of::<f32>() {
-            return Err(Error::InvalidArgument("values is NULL or count impossible; pass floats and their number".into()));
+            return Err(Error::InvalidArgument(
+                "values is NULL or count impossible; pass floats and their number".into(),
+            ));
         }
         // SAFETY: the caller's promises of the C documentation.
         let (cell, values) = unsafe { (tgv_model::share(model)?, std::slice::from_raw_parts(values, count)) };

@@ -18,8 +18,7 @@ pub const TGV_LOG_ERROR: i32 = 4;
 
 /// Gets one message: its level (TGV_LOG_...), its text as UTF-8 without a line end, valid during the call, and the pointer
 /// that was passed with the callback. May be called from any thread that uses the library, and from several at once.
-pub type tgv_log_callback =
-    Option<unsafe extern "C" fn(level: i32, text: *const c_char, user_data: *mut c_void)>;
+pub type tgv_log_callback = Option<unsafe extern "C" fn(level: i32, text: *const c_char, user_data: *mut c_void)>;
 
 fn level_number(level: log::Level) -> i32 {
     match level {

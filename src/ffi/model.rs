@@ -116,8 +116,10 @@ pub unsafe extern "C" fn tgv_model_load(
                 read_options(params)?,
             )
         };
-        let options =
-            ModelOptions { threads: count(params.threads, "threads")?, gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32 };
+        let options = ModelOptions {
+            threads: count(params.threads, "threads")?,
+            gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32,
+        };
         let mut progress = progress_closure(params.on_progress, params.user_data);
         let model =
             Model::load_with_progress(Path::new(decoder_path), vision_path.map(Path::new), &options, &mut progress)?;

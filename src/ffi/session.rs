@@ -196,9 +196,7 @@ fn finish_number(finish: Finish) -> i32 {
 fn sampling_of(params: &tgv_sampling_params, fallback: Sampling) -> Result<Sampling> {
     let or = |value: f32, default: f32| if value == 0.0 { default } else { value };
     let sampling = match params.mode {
-        TGV_SAMPLING_GREEDY => {
-            Sampling { repeat_penalty: or(params.repeat_penalty, 1.0), ..Sampling::default() }
-        }
+        TGV_SAMPLING_GREEDY => Sampling { repeat_penalty: or(params.repeat_penalty, 1.0), ..Sampling::default() },
         TGV_SAMPLING_RANDOM => Sampling {
             greedy: false,
             temperature: or(params.temperature, fallback.temperature),
@@ -283,12 +281,8 @@ pub unsafe extern "C" fn tgv_session_create(
         let options = unsafe { session_options(&params, &cell.model) }?;
         let session = Session::new(cell.model.clone(), &options)?;
         let cancel = session.cancel_handle();
-        let state = State {
-            session,
-            answer: CString::default(),
-            on_progress: params.on_progress,
-            user_data: params.user_data,
-        };
+        let state =
+            State { session, answer: CString::default(), on_progress: params.on_progress, user_data: params.user_data };
         // SAFETY: checked above.
         unsafe { out_session.write(tgv_session::give(Arc::new(SessionCell { state: Mutex::new(state), cancel }))) };
         Ok(())

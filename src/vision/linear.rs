@@ -203,7 +203,8 @@ mod tests {
                             for token in 0..tokens {
                                 for row in 0..outputs {
                                     let i = token * outputs + row;
-                                    let products = (0..inputs).map(|k| w[row * inputs + k] as f64 * x[token * inputs + k] as f64);
+                                    let products =
+                                        (0..inputs).map(|k| w[row * inputs + k] as f64 * x[token * inputs + k] as f64);
                                     let sum = products.sum::<f64>() + linear.bias[row] as f64;
                                     let tanh = (0.797_884_56 * (sum + 0.044_715 * sum.powi(3))).tanh();
                                     let (expected, tolerance) = match then {
@@ -230,7 +231,8 @@ mod tests {
                 for outputs in [1, 7, 192, 768, 1408, 6144] {
                     let rows = block_rows(outputs, threads, group);
                     assert!(rows % group == 0 && (group..=BLOCK_ROWS).contains(&rows));
-                    let busy = outputs as f64 / threads as f64 / (outputs.div_ceil(rows).div_ceil(threads) * rows) as f64;
+                    let busy =
+                        outputs as f64 / threads as f64 / (outputs.div_ceil(rows).div_ceil(threads) * rows) as f64;
                     assert!(outputs < 4 * group * threads || busy > 0.7, "{outputs} rows, {threads} threads: {busy}");
                 }
             }
@@ -263,7 +265,9 @@ mod tests {
                                 .fold(f64::MAX, f64::min);
                             let speed = linear.flops(tokens) / best / 1e9;
                             let name = kernel.name();
-                            println!("{name} {threads} threads {inputs}→{outputs} {tokens} tokens {ty}: {speed:.0} GFLOP/s");
+                            println!(
+                                "{name} {threads} threads {inputs}→{outputs} {tokens} tokens {ty}: {speed:.0} GFLOP/s"
+                            );
                         }
                     }
                 }

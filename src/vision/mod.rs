@@ -126,7 +126,11 @@ impl VisionDims {
         if dims.grid() > Self::MAX_GRID {
             return Err(refuse(
                 file,
-                format!("its images have {0}×{0} patches; this build takes at most {1}×{1}", dims.grid(), Self::MAX_GRID),
+                format!(
+                    "its images have {0}×{0} patches; this build takes at most {1}×{1}",
+                    dims.grid(),
+                    Self::MAX_GRID
+                ),
             ));
         }
         Ok(dims)
@@ -134,10 +138,9 @@ impl VisionDims {
 
     /// Floats of a matrix in panels.
     fn floats(&self, shape: PanelShape, rows: usize, tokens: usize) -> Result<usize> {
-        shape
-            .floats(rows, tokens)
-            .filter(|n| n.checked_mul(4).is_some())
-            .ok_or_else(|| Error::OutOfMemory(format!("{rows}×{tokens} numbers do not fit this machine's address space")))
+        shape.floats(rows, tokens).filter(|n| n.checked_mul(4).is_some()).ok_or_else(|| {
+            Error::OutOfMemory(format!("{rows}×{tokens} numbers do not fit this machine's address space"))
+        })
     }
 }
 
@@ -324,8 +327,7 @@ impl VisionEncoder {
                 pixels.len()
             )));
         }
-        let mut meter =
-            Meter { done: 0.0, total: self.flops(), cancel: control.cancel, progress: control.progress };
+        let mut meter = Meter { done: 0.0, total: self.flops(), cancel: control.cancel, progress: control.progress };
         meter.check()?;
         let exec = Exec::new(&self.pool, self.kernel, control.cancel)?;
         let shape = PanelShape::of(self.kernel);
@@ -580,7 +582,9 @@ mod tests {
             table.1[0] = rows;
             table.3.resize(rows * 32, 0.0);
             match load(&file) {
-                Err(Error::UnsupportedModel { problem, .. }) => assert!(rows == 2 || problem.contains("square"), "{problem}"),
+                Err(Error::UnsupportedModel { problem, .. }) => {
+                    assert!(rows == 2 || problem.contains("square"), "{problem}")
+                }
                 other => panic!("{rows} rows: {other:?}"),
             }
         }

@@ -161,11 +161,8 @@ pub(super) fn attention(
     let last_width = k.of.width(k.of.panels() - 1);
     exec.run(heads * panels, attention_flops(out.rows, out.tokens, tokens), &|task, scratch| {
         let (h, p) = (task / panels, task % panels);
-        let head_of = |m: Features, matrix: Reader| HeadTokens {
-            matrix: matrix.at(0),
-            rows: m.of.rows,
-            row: m.row + h * head,
-        };
+        let head_of =
+            |m: Features, matrix: Reader| HeadTokens { matrix: matrix.at(0), rows: m.of.rows, row: m.row + h * head };
         // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its
         // own panel of `out`, which is another matrix than the three it reads; scratch has panel² floats.
         unsafe {

@@ -5,7 +5,7 @@
 
 use super::linear::{Linear, Then};
 use super::ops::{attention, attention_flops, Exec, Features, Norm};
-use super::panels::{Panels, PanelShape};
+use super::panels::{PanelShape, Panels};
 use super::weights::Weights;
 use super::{Meter, QFormerDims, VisionDims};
 use crate::error::Result;

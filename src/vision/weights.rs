@@ -34,13 +34,16 @@ impl<'a> Weights<'a> {
         if tensor.ty() != TensorType::F32 {
             return Err(self.unsupported_type(&tensor, "F32"));
         }
-        let values: Vec<f32> =
-            tensor.bytes().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let values: Vec<f32> = tensor.bytes().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(i) => Err(Error::bad_file(
                 self.file.path(),
-                format!("value {i} of its tensor '{}' is {}; convert the model again from sound weights", tensor.name(), values[i]),
+                format!(
+                    "value {i} of its tensor '{}' is {}; convert the model again from sound weights",
+                    tensor.name(),
+                    values[i]
+                ),
             )),
         }
     }

@@ -280,7 +280,8 @@ pub(super) unsafe fn attention<S: Simd>(t: &AttentionTile) {
         let mut highest = [S::splat(f32::MIN); N];
         let mut total = [S::splat(0.0); N];
         let scale = S::splat(t.scale);
-        let row_of = |m: HeadTokens, panel: usize, width: usize| m.matrix.wrapping_add(panel * full * m.rows + m.row * width);
+        let row_of =
+            |m: HeadTokens, panel: usize, width: usize| m.matrix.wrapping_add(panel * full * m.rows + m.row * width);
         let at = |base: *mut f32, r: usize, n: usize| base.wrapping_add((r * N + n) * S::LANES);
         for panel in 0..panels {
             let last = panel + 1 == panels;

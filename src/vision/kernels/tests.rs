@@ -129,7 +129,15 @@ fn weights_of_every_type_at_odd_addresses() {
                     // SAFETY: `bytes` holds the rows and `out` a packed block.
                     unsafe {
                         let data = bytes.as_ptr().add(1);
-                        kernel.unpack(&WeightBlock { ty, data, row_bytes, rows, column, columns, out: out.as_mut_ptr() });
+                        kernel.unpack(&WeightBlock {
+                            ty,
+                            data,
+                            row_bytes,
+                            rows,
+                            column,
+                            columns,
+                            out: out.as_mut_ptr(),
+                        });
                     }
                     for r in 0..rows {
                         let row = &expected[r * inputs + column..][..columns];
@@ -152,7 +160,15 @@ fn all_half_precision_numbers() {
             let (ty, data, row_bytes) = (TensorType::F16, bytes.as_ptr(), bytes.len());
             // SAFETY: one row of 65536 values, of which `step` are wanted.
             unsafe {
-                kernel.unpack(&WeightBlock { ty, data, row_bytes, rows: 1, column, columns: step, out: out.as_mut_ptr() })
+                kernel.unpack(&WeightBlock {
+                    ty,
+                    data,
+                    row_bytes,
+                    rows: 1,
+                    column,
+                    columns: step,
+                    out: out.as_mut_ptr(),
+                })
             };
             for (i, &got) in out.iter().enumerate() {
                 let expected = f16::from_bits((column + i) as u16).to_f32();
@@ -188,7 +204,9 @@ fn layer_norm_over_odd_lengths() {
     let mut noise = Noise::new(3);
     for kernel in available() {
         let lanes = kernel.lanes();
-        for (features, stride, offset) in [(1, lanes, 0.0), (3, 2 * lanes, 0.0), (88, lanes, 100.0), (1408, 3 * lanes, -3.0)] {
+        for (features, stride, offset) in
+            [(1, lanes, 0.0), (3, 2 * lanes, 0.0), (88, lanes, 100.0), (1408, 3 * lanes, -3.0)]
+        {
             let src: Vec<f32> = noise.vec(features * stride).iter().map(|v| v + offset).collect();
             let (weight, bias) = (noise.vec(features), noise.vec(features));
             for epsilon in [1e-6, 1e-5] {
@@ -214,7 +232,8 @@ fn layer_norm_over_odd_lengths() {
                     let mean = x.iter().sum::<f64>() / features as f64;
                     let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / features as f64;
                     for f in 0..features {
-                        let expected = (x[f] - mean) / (variance + epsilon as f64).sqrt() * weight[f] as f64 + bias[f] as f64;
+                        let expected =
+                            (x[f] - mean) / (variance + epsilon as f64).sqrt() * weight[f] as f64 + bias[f] as f64;
                         assert_close(dst[f * stride + t], expected, 1e-4, kernel.name());
                     }
                 }
