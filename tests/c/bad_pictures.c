@@ -148,8 +148,8 @@ int main(int argc, char **argv)
     CHECK_FAILS(tgv_image_from_memory(html, SIZE_MAX, &image), TGV_ERROR_INVALID_ARGUMENT, "impossible");
     CHECK(image == SENTINEL(tgv_image));
 
-    refuse_memory(&f, html, 0, TGV_ERROR_BAD_IMAGE, "");
-    refuse_memory(&f, html, sizeof html - 1, TGV_ERROR_BAD_IMAGE, "PNG, JPEG");
+    refuse_memory(&f, html, 0, TGV_ERROR_BAD_IMAGE, "0 bytes");
+    refuse_memory(&f, html, sizeof html - 1, TGV_ERROR_BAD_IMAGE, "HTML page");
     refuse_memory(&f, png_start, sizeof png_start - 1, TGV_ERROR_BAD_IMAGE, "");
     refuse_memory(&f, "\xff\xd8\xff", 3, TGV_ERROR_BAD_IMAGE, "");
     refuse_memory(&f, "GIF89a", 6, TGV_ERROR_BAD_IMAGE, "");
@@ -164,7 +164,7 @@ int main(int argc, char **argv)
     refuse_file(&f, "no/such/picture.png", TGV_ERROR_FILE_NOT_FOUND, "no/such/picture.png");
     refuse_file(&f, "", TGV_ERROR_FILE_NOT_FOUND, "open");
     refuse_file(&f, ".", TGV_ERROR_IO, "read");
-    refuse_file(&f, f.decoder, TGV_ERROR_BAD_IMAGE, "GGUF");
+    refuse_file(&f, f.decoder, TGV_ERROR_BAD_IMAGE, "GGUF model file");
     write_file(scratch, "", 0);
     refuse_file(&f, scratch, TGV_ERROR_BAD_IMAGE, scratch);
     write_file(scratch, png_start, sizeof png_start - 1);

@@ -1,16 +1,15 @@
 //! Converts the demo model's checkpoint with the program itself and looks at what comes out.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{demo, Inputs};
+use crate::common::{demo, Inputs};
 use tinygptv::gguf::{Gguf, TensorType, Value};
 
-const TYPES: &[&str] = &["--decoder-type", "f32,f16,bf16,q8_0,q6_k,q5_k_m,q4_k_m,q4_0", "--vision-type", "f32,f16,bf16,q8_0"];
+const TYPES: &[&str] =
+    &["--decoder-type", "f32,f16,bf16,q8_0,q6_k,q5_k_m,q4_k_m,q4_0", "--vision-type", "f32,f16,bf16,q8_0"];
 
 /// Every tensor that docs/gguf.md lists, at the demo's size.
 fn decoder_tensors() -> BTreeMap<String, Vec<usize>> {
@@ -212,7 +211,9 @@ fn metadata_are_complete() {
     for file in [&decoder, &vision] {
         assert_eq!(file.u32("tinygptv.stage").unwrap(), 4);
         let names = file.str_array("tinygptv.source.names").unwrap();
-        assert!(names.iter().any(|n| n == "model.safetensors") && names.iter().any(|n| n == "TinyGPT-V_for_Stage4.pth"));
+        assert!(
+            names.iter().any(|n| n == "model.safetensors") && names.iter().any(|n| n == "TinyGPT-V_for_Stage4.pth")
+        );
         let hashes = file.str_array("tinygptv.source.sha256").unwrap();
         assert_eq!(hashes.len(), names.len());
         assert!(hashes.iter().all(|h| h.len() == 64));
@@ -280,7 +281,7 @@ fn existing_files_are_kept_unless_forced() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--force"));
     assert_eq!(fs::read(inputs.decoder()).unwrap(), b"mine");
-    inputs.convert(&["--force"]);
+    inputs.convert(&[]);
     open(&inputs.decoder());
 }
 
@@ -331,7 +332,9 @@ fn inspect_prints_metadata_and_tensors() {
         Command::new(env!("CARGO_BIN_EXE_tinygptv-convert")).arg("inspect").arg(inputs.vision()).output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for part in ["clip.vision.image_size", "###Human: {images}{question}###Assistant: ", "qf.blk.0.cross_k.weight", "total"] {
+    for part in
+        ["clip.vision.image_size", "###Human: {images}{question}###Assistant: ", "qf.blk.0.cross_k.weight", "total"]
+    {
         assert!(text.contains(part), "{part}");
     }
 }

@@ -1,12 +1,10 @@
 //! Checkpoints in every layout that a user may have: changed copies of the demo's, whose results must be those of the
 //! original, or what the change makes of them.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{read_state, write_safetensors, write_torch, Inputs, State, Stored, Tensor};
+use crate::common::{read_state, write_safetensors, write_torch, Inputs, State, Stored, Tensor};
 use half::{bf16, f16};
 use tinygptv::gguf::{Gguf, TensorType};
 
@@ -97,7 +95,12 @@ fn shards_and_torch_files_give_the_same() {
     let original = original();
     let state = read_state(&original.weights());
     let halves = |keep: bool| -> State {
-        state.iter().enumerate().filter(|(i, _)| (i % 2 == 0) == keep).map(|(_, (k, t))| (k.clone(), t.clone())).collect()
+        state
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| (i % 2 == 0) == keep)
+            .map(|(_, (k, t))| (k.clone(), t.clone()))
+            .collect()
     };
     let index = |names: [&str; 2]| {
         let map: serde_json::Map<_, _> =
@@ -169,9 +172,8 @@ fn merged(w: &Tensor, scale: f64) -> Tensor {
     let mut out = w.clone();
     for (row, values) in out.values.chunks_exact_mut(WIDTH).enumerate() {
         for (column, value) in values.iter_mut().enumerate() {
-            let dot: f64 = (0..RANK)
-                .map(|r| f64::from(b.values[row * RANK + r]) * f64::from(a.values[r * WIDTH + column]))
-                .sum();
+            let dot: f64 =
+                (0..RANK).map(|r| f64::from(b.values[row * RANK + r]) * f64::from(a.values[r * WIDTH + column])).sum();
             *value += (scale * dot) as f32;
         }
     }
@@ -236,7 +238,8 @@ fn alpha_comes_from_the_flag_or_the_checkpoint() {
     let mut state = read_state(&inputs.stage);
     add_lora(&mut state, ".default");
     // {"config": {"model": {"lora_alpha": 32, "lora_r": 8}}, "epoch": 3, …}
-    let extra = b"X\x06\0\0\0config}X\x05\0\0\0model}(X\x0a\0\0\0lora_alphaK\x20X\x06\0\0\0lora_rK\x08usX\x05\0\0\0epochK\x03";
+    let extra =
+        b"X\x06\0\0\0config}X\x05\0\0\0model}(X\x0a\0\0\0lora_alphaK\x20X\x06\0\0\0lora_rK\x08usX\x05\0\0\0epochK\x03";
     write_torch(&inputs.stage, &state, Stored::F16, extra);
     let types = ["--decoder-type", "f32", "--vision-type", "f16"];
     let said = inputs.convert(&types);
@@ -292,7 +295,10 @@ fn the_stage_checkpoint_overrides_the_other_files() {
     inputs.edit_torch(&inputs.stage, |s| {
         s.insert("query_tokens".into(), query_tokens.clone());
         s.insert("llama_model.model.layers.0.input_layernorm.weight".into(), norm.clone());
-        s.insert("llama_model.base_model.model.model.layers.3.self_attn.query_key_value.base_layer.weight".into(), fused.clone());
+        s.insert(
+            "llama_model.base_model.model.model.layers.3.self_attn.query_key_value.base_layer.weight".into(),
+            fused.clone(),
+        );
     });
     let said = inputs.convert(&[]);
     assert!(said.contains("of the --qformer file are replaced by those of the --checkpoint file"), "{said}");
@@ -389,7 +395,8 @@ fn blocks_past_the_last_one_used_are_left_out() {
 #[test]
 fn flags_override_what_is_derived() {
     let inputs = Inputs::demo();
-    let said = inputs.convert(&["--image-size", "224", "--vit-heads", "6", "--qformer-heads", "2", "--rotary-dims", "24"]);
+    let said =
+        inputs.convert(&["--image-size", "224", "--vit-heads", "6", "--qformer-heads", "2", "--rotary-dims", "24"]);
     assert!(said.contains("stored for 8×8 patches, interpolated to 16×16"), "{said}");
     let (decoder, vision) = (Gguf::open(&inputs.decoder()).unwrap(), Gguf::open(&inputs.vision()).unwrap());
     assert_eq!(vision.u32("clip.vision.image_size").unwrap(), 224);
