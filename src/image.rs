@@ -313,6 +313,8 @@ impl From<Error> for Failure {
 impl From<ImageError> for Failure {
     fn from(e: ImageError) -> Self {
         use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+        // Some decoders end their messages with a line break.
+        let line = |e: &dyn std::fmt::Display| e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         match e {
             ImageError::Limits(e) => Error::ImageTooLarge(format!(
                 "decoding the picture would take too much memory ({e}); scale it down first, at most {MAX_PIXELS} pixels are \
@@ -324,22 +326,56 @@ impl From<ImageError> for Failure {
                 Failure::Read(e)
             }
             ImageError::IoError(e) if e.kind() == UnexpectedEof => {
-                bad("the picture ends too early; it is truncated, copy it again").into()
+                truncated().into()
             }
             ImageError::Unsupported(e) => {
-                bad(format!("the picture is of a kind that is not supported ({e}); save it as 8-bit PNG or JPEG")).into()
+                bad(format!("the picture is of a kind that is not supported ({}); save it as 8-bit PNG or JPEG", line(&e))).into()
             }
-            e => bad(format!("the picture is corrupt ({e}); copy it again or save it anew")).into(),
+            e => bad(format!("the picture is corrupt ({}); copy it again or save it anew", line(&e))).into(),
         }
     }
 }
 
 fn decode(mut source: impl BufRead + Seek) -> std::result::Result<Image, Failure> {
     let head = source.fill_buf().map_err(Failure::Read)?;
-    let format = match ::image::guess_format(head) {
-        Ok(format) if format.reading_enabled() => format,
-        other => return Err(unknown_format(head, other.ok()).into()),
-    };
+    match ::image::guess_format(head) {
+        Ok(ImageFormat::Jpeg) => {
+            // The decoder reads a JPEG file as a whole anyway, and takes half a picture for a picture.
+            let mut bytes = Vec::new();
+            source.read_to_end(&mut bytes).map_err(Failure::Read)?;
+            if !jpeg_is_whole(&bytes) {
+                return Err(truncated().into());
+            }
+            decode_as(Cursor::new(bytes), ImageFormat::Jpeg)
+        }
+        Ok(format) if format.reading_enabled() => decode_as(source, format),
+        other => Err(unknown_format(head, other.ok()).into()),
+    }
+}
+
+/// Whether the segments of a JPEG file lead to its end marker (ITU T.81, annex B).
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // To the next marker: 0xff and a byte that is neither padding (0xff) nor stuffing (0) nor a restart marker.
+        let marker = loop {
+            match bytes.get(at..at + 2) {
+                None => return false,
+                Some(&[0xff, 0xff]) => at += 1,
+                Some(&[0xff, 0 | 0xd0..=0xd7]) => at += 2,
+                Some(&[0xff, marker]) => break marker,
+                Some(_) => at += 1,
+            }
+        };
+        if marker == 0xd9 {
+            return true;
+        }
+        let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+        at += 2 + u16::from_be_bytes([high, low]) as usize;
+    }
+}
+
+fn decode_as(source: impl BufRead + Seek, format: ImageFormat) -> std::result::Result<Image, Failure> {
     let mut reader = ImageReader::with_format(source, format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODER_BYTES);
@@ -445,6 +481,10 @@ fn unknown_format(head: &[u8], recognised: Option<ImageFormat>) -> Error {
     bad(format!("the bytes are not a picture that can be read but look like {guess}; {FORMATS}"))
 }
 
+fn truncated() -> Error {
+    bad("the picture ends too early; it is truncated, copy it again")
+}
+
 fn bad(problem: impl Into<String>) -> Error {
     Error::BadImage(problem.into())
 }
@@ -458,4 +498,175 @@ fn reserve<T>(len: usize) -> Result<Vec<T>> {
     let mut vec = Vec::new();
     vec.try_reserve_exact(len).map_err(|_| no_memory(len as u64 * size_of::<T>() as u64))?;
     Ok(vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// As in `tests/reference/make_resize_goldens.py`.
+    fn picture(width: usize, height: usize, kind: &str, seed: u64) -> Vec<u8> {
+        let mut x = seed;
+        let mut byte = || {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            match (kind, (x >> 56) as u8) {
+                ("blocks", v) => [0, 255][(v >= 128) as usize],
+                (_, v) => v,
+            }
+        };
+        (0..width * height * 3).map(|_| byte()).collect()
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, &b| {
+            (0..8).fold(crc ^ b as u32, |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
+        })
+    }
+
+    #[test]
+    fn resizes_as_pil_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resize/cases.json");
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() >= 60);
+        for case in cases {
+            let size = |key: &str, i: usize| case[key][i].as_u64().unwrap() as usize;
+            let (w, h) = (size("from", 0), size("from", 1));
+            let rgb = picture(w, h, case["kind"].as_str().unwrap(), case["seed"].as_u64().unwrap());
+            let out = resize_bicubic(&rgb, w, h, size("to", 0), size("to", 1)).unwrap();
+            if let Some(bytes) = case["bytes"].as_array() {
+                assert_eq!(out, bytes.iter().map(|b| b.as_u64().unwrap() as u8).collect::<Vec<_>>(), "{case}");
+            }
+            assert_eq!(crc32(&out) as u64, case["crc32"].as_u64().unwrap(), "{case}");
+        }
+    }
+
+    #[test]
+    fn refuses_sizes_that_make_no_picture() {
+        for (len, w, h, ow, oh) in
+            [(0, 0, 0, 1, 1), (12, 2, 2, 0, 1), (11, 2, 2, 1, 1), (12, 2, 2, 70_000, 1), (12, usize::MAX, 2, 1, 1)]
+        {
+            assert!(matches!(resize_bicubic(&vec![0; len], w, h, ow, oh), Err(Error::InvalidArgument(_))));
+        }
+    }
+
+    #[test]
+    fn normalises_in_single_precision() {
+        let image = Image::from_pixels(&[0, 128, 255], 1, 1, 0, PixelFormat::Rgb).unwrap();
+        let (mean, std) = ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
+        let out = preprocess(&image, 2, mean, std).unwrap();
+        let at = |v: f32, c: usize| (v / 255.0 - mean[c]) / std[c];
+        assert_eq!(out, [[at(0.0, 0); 4], [at(128.0, 1); 4], [at(255.0, 2); 4]].concat());
+    }
+
+    #[test]
+    fn raw_pixels_in_every_order() {
+        let expected = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        for (format, data) in [
+            (PixelFormat::Rgb, vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+            (PixelFormat::Bgr, vec![3, 2, 1, 6, 5, 4, 9, 8, 7, 12, 11, 10]),
+            (PixelFormat::Rgba, vec![1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 255, 10, 11, 12, 9]),
+            (PixelFormat::Bgra, vec![3, 2, 1, 0, 6, 5, 4, 0, 9, 8, 7, 255, 12, 11, 10, 9]),
+        ] {
+            let image = Image::from_pixels(&data, 2, 2, 0, format).unwrap();
+            assert_eq!((image.width(), image.height(), image.rgb()), (2, 2, &expected[..]));
+            // Rows further apart; nothing is needed behind the last one.
+            let row = 2 * format.bytes();
+            let spaced = [&data[..row], &[99; 5], &data[row..]].concat();
+            assert_eq!(Image::from_pixels(&spaced, 2, 2, row + 5, format).unwrap(), image);
+            let short = &spaced[..spaced.len() - 1];
+            assert!(matches!(Image::from_pixels(short, 2, 2, row + 5, format), Err(Error::InvalidArgument(_))));
+            assert!(matches!(Image::from_pixels(&data, 2, 2, row - 1, format), Err(Error::InvalidArgument(_))));
+        }
+        let gray = Image::from_pixels(&[7, 9], 1, 2, 0, PixelFormat::Gray).unwrap();
+        assert_eq!(gray.rgb(), [7, 7, 7, 9, 9, 9]);
+    }
+
+    #[test]
+    fn raw_pixels_of_absurd_sizes() {
+        use PixelFormat::Rgb;
+        assert!(matches!(Image::from_pixels(&[], 0, 5, 0, Rgb), Err(Error::BadImage(_))));
+        assert!(matches!(Image::from_pixels(&[], 5, 0, 0, Rgb), Err(Error::BadImage(_))));
+        assert!(matches!(Image::from_pixels(&[], u32::MAX, u32::MAX, 0, Rgb), Err(Error::ImageTooLarge(_))));
+        assert!(matches!(Image::from_pixels(&[], 65_535, 65_535, 0, Rgb), Err(Error::ImageTooLarge(_))));
+        assert!(matches!(Image::from_pixels(&[0; 9], 3, 2, usize::MAX, Rgb), Err(Error::InvalidArgument(_))));
+    }
+
+    /// A PNM file.
+    fn pnm(header: &str, data: &[u8]) -> Vec<u8> {
+        [header.as_bytes(), data].concat()
+    }
+
+    #[test]
+    fn sixteen_bit_gray_is_clipped() {
+        let data: Vec<u8> = [0u16, 254, 255, 256, 40_000, 65_535].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let image = Image::decode(&pnm("P5 6 1 65535\n", &data)).unwrap();
+        assert_eq!(image.rgb(), [[0; 3], [254; 3], [255; 3], [255; 3], [255; 3], [255; 3]].concat());
+    }
+
+    #[test]
+    fn limits_are_checked_before_decoding() {
+        for header in ["P5 70000 1 255\n", "P6 60000 60000 255\n", "P6 1 4000000000 255\n"] {
+            assert!(matches!(Image::decode(header.as_bytes()), Err(Error::ImageTooLarge(_))), "{header}");
+        }
+        assert!(matches!(Image::decode(b"P6 0 5 255\n"), Err(Error::BadImage(_))));
+    }
+
+    #[test]
+    fn says_what_the_bytes_are() {
+        for (bytes, said) in [
+            (&b""[..], "empty"),
+            (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"\n <!DOCTYPE html><html>", "HTML"),
+            (b"{\"error\": 404}", "JSON"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+            (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
+            (b"\0\0\0\x18ftypmp42\0\0\0\0", "video"),
+            (b"<?xml version=\"1.0\"?>\n<svg xmlns=", "SVG"),
+            (b"%PDF-1.7", "PDF"),
+            (b"PK\x03\x04", "ZIP"),
+            (b"\0\0\x01\0\x01\0", "icon"),
+            (b"data:image/png;base64,", "base64"),
+            (b"hello world", "PNG, JPEG"),
+            (b"P6 2 2 255\n\x01\x02", "truncated"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", "truncated"),
+            (b"\xff\xd8\xff\xe0", "truncated"),
+            (b"\xff\xd8\xff\xd9", "corrupt"),
+        ] {
+            match Image::decode(bytes) {
+                Err(Error::BadImage(text)) => assert!(text.contains(said), "{said}: {text}"),
+                other => panic!("{said}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_jpeg_file_is_found() {
+        // A thumbnail's end marker inside a segment, stuffing, a restart marker, padding, a second scan, bytes behind the end.
+        let whole =
+            b"\xff\xd8\xff\xe1\0\x04\xff\xd9\xff\xda\0\x03\x01ab\xff\0c\xff\xd0d\xff\xff\xda\0\x02e\xff\xd9more";
+        assert!(jpeg_is_whole(whole));
+        let end = whole.len() - 4;
+        assert!(jpeg_is_whole(&whole[..end]));
+        for n in 0..end {
+            assert!(!jpeg_is_whole(&whole[..n]), "{n} bytes");
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_there() {
+        let dir = std::env::temp_dir();
+        assert!(matches!(Image::open(&dir.join("no such picture.png")), Err(Error::Io { action: "open", .. })));
+        assert!(matches!(Image::open(&dir), Err(Error::Io { .. })));
+        let path = dir.join(format!("tinygptv-test-{}.ppm", std::process::id()));
+        std::fs::write(&path, pnm("P6 1 1 255\n", &[1, 2, 3])).unwrap();
+        assert_eq!(Image::open(&path).unwrap().rgb(), [1, 2, 3]);
+        std::fs::write(&path, "nothing").unwrap();
+        match Image::open(&path) {
+            Err(Error::BadImage(text)) => assert!(text.contains(&path.display().to_string()), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -35,7 +35,7 @@ use anyhow::{Context, Result};
 use tinygptv::gguf::Gguf;
 
 use crate::gguf_writer::{Metadata, TensorHeader, Writer};
-use crate::output::{human, Progress, TempFile};
+use crate::output::{human, tensors, Progress, TempFile};
 use crate::plan::{FilePlan, Plan, PlanOptions, PlannedTensor};
 use crate::quantize::Type;
 use crate::source::Sources;
@@ -106,6 +106,10 @@ pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
     let mut finished = Vec::new();
     for (ty, target) in &visions {
         let headers = plan.vision.tensors.iter().map(|t| t.header(ty.ty)).collect();
+        let fallbacks = plan.vision.fallbacks(ty.ty);
+        if fallbacks > 0 {
+            progress.line(&format!("{} of the {ty} file stay F16: rows no multiple of 32 long", tensors(fallbacks)));
+        }
         let metadata = plan.vision.metadata(ty.file_type);
         let temp = TempFile::beside(target, "new");
         write_file(&temp, &plan.vision, &metadata, headers, &writing(target), progress)?;
@@ -191,8 +195,11 @@ fn quantize_file(
     });
     let said = llama_quantize::quantize(exact.path(), temp.path(), ty, options.threads, report)?;
     bar.finish_and_clear();
-    if options.verbose {
-        said.iter().for_each(|line| progress.line(line));
+    for line in &said {
+        // Other types where a tensor's rows do not fit; the summary shows which.
+        if options.verbose || line.contains("required fallback quantization") {
+            progress.line(line);
+        }
     }
     finish(temp, target)
 }

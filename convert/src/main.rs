@@ -115,8 +115,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever the causes' own texts look like.
-            let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {text}");
+            eprintln!("error: {}", format!("{error:#}").replace(['\n', '\r'], " "));
             ExitCode::FAILURE
         }
     }
@@ -168,7 +167,8 @@ fn run(cli: Cli) -> Result<()> {
         threads: args.threads.map_or(cores, usize::from),
     };
     ctrlc::set_handler(|| {
-        remove_temporaries();
+        // Held to the end, so that no new file is made meanwhile.
+        let _files = remove_temporaries();
         eprintln!("error: interrupted; nothing was written");
         std::process::exit(130);
     })?;

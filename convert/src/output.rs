@@ -16,12 +16,15 @@ fn temporaries() -> MutexGuard<'static, Vec<PathBuf>> {
     TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all temporary files. For the signal handler, which ends the process afterwards.
-pub fn remove_temporaries() {
-    for path in temporaries().drain(..) {
+/// Removes all temporary files. For the signal handler, which ends the process afterwards; as long as it keeps what this
+/// returns, no new ones are made.
+pub fn remove_temporaries() -> impl Sized {
+    let mut paths = temporaries();
+    for path in paths.drain(..) {
         // There is nobody left to tell.
         let _ = fs::remove_file(path);
     }
+    paths
 }
 
 /// A file in the making, beside its final place. Removed when dropped unless it was put in place.
@@ -45,6 +48,7 @@ impl TempFile {
 
     /// Makes the file, for writing.
     pub fn create(&self) -> Result<BufWriter<File>> {
+        let _files = temporaries();
         let file = File::create(&self.path).with_context(|| format!("cannot create '{}'", self.path.display()))?;
         Ok(BufWriter::with_capacity(1 << 20, file))
     }
@@ -127,6 +131,11 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(250));
         bar
     }
+}
+
+/// A count for people: "1 tensor", "2 tensors".
+pub fn tensors(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "tensor" } else { "tensors" })
 }
 
 /// A size for people.

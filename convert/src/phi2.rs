@@ -180,7 +180,7 @@ fn dimensions(
         head / 2
     });
     ensure!(
-        rotary > 0 && rotary <= head && rotary % 2 == 0,
+        rotary > 0 && rotary <= head && rotary.is_multiple_of(2),
         "{rotary} rotated dimensions do not fit heads of {head}; an even number of at most {head} is needed"
     );
     Ok(Dimensions {
@@ -263,7 +263,7 @@ fn tensors(
             (None, Some(_)) => "the checkpoint's configuration",
             (None, None) => "the default: neither the checkpoint nor --lora-alpha says",
         };
-        notes.push(format!("LoRA merged into {merged} matrices with alpha {} ({origin})", alpha.value));
+        notes.push(format!("LoRA merged into {merged} matrices, alpha {} ({origin})", alpha.value));
     } else {
         notes.push("no LoRA in the checkpoint".into());
     }

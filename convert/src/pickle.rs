@@ -86,7 +86,6 @@ pub enum Name {
 }
 
 /// The list of allowed names.
-
 fn name(module: &str, name: &str) -> Option<Name> {
     Some(match (module, name) {
         ("collections", "OrderedDict" | "defaultdict") | ("builtins" | "__builtin__", "dict") => Name::Dict,
@@ -280,7 +279,7 @@ impl<'a> Machine<'a> {
     }
 
     fn assign(&mut self, dict: Value, items: Vec<Value>) -> Result<()> {
-        ensure!(items.len() % 2 == 0, "its pickle assigns a key without a value: corrupt");
+        ensure!(items.len().is_multiple_of(2), "its pickle assigns a key without a value: corrupt");
         match self.object_mut(dict) {
             Some(Object::Dict(entries)) => entries.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
             _ => bail!("its pickle assigns into something that is no dictionary: corrupt"),

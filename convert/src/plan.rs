@@ -76,6 +76,11 @@ pub struct FilePlan {
 }
 
 impl FilePlan {
+    /// How many matrices cannot be of the file's type, because their rows are no whole blocks.
+    pub fn fallbacks(&self, file: Type) -> usize {
+        self.tensors.iter().filter(|t| t.kind == Kind::Matrix && t.kind.storage(file, &t.shape) != file).count()
+    }
+
     /// The metadata in a file of one type.
     pub fn metadata(&self, file_type: u32) -> Metadata {
         let mut metadata = self.metadata.clone();
@@ -166,5 +171,23 @@ impl Plan {
             file.metadata.push(("tinygptv.source.names".into(), Value::StringArray(names.clone())));
             file.metadata.push(("tinygptv.source.sha256".into(), Value::StringArray(hashes.to_vec())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_follow_from_the_kind() {
+        let storage = |kind: Kind, file, shape: &[usize]| kind.storage(file, shape);
+        assert_eq!(storage(Kind::Matrix, Type::Q8_0, &[3, 64]), Type::Q8_0);
+        assert_eq!(storage(Kind::Matrix, Type::Q8_0, &[3, 65]), Type::F16);
+        assert_eq!(storage(Kind::Unquantized, Type::Q8_0, &[3, 64]), Type::F16);
+        assert_eq!(storage(Kind::Unquantized, Type::BF16, &[3, 64]), Type::BF16);
+        assert_eq!(storage(Kind::Small, Type::Q8_0, &[64]), Type::F32);
+        let tensor = |shape: &[usize]| PlannedTensor::new("t", shape, Kind::Matrix, Recipe::Fill(0.0));
+        let plan = FilePlan { metadata: Vec::new(), tensors: vec![tensor(&[3, 64]), tensor(&[3, 65])] };
+        assert_eq!((plan.fallbacks(Type::Q8_0), plan.fallbacks(Type::F16)), (1, 0));
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, ensure, Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::output::tensors;
 use crate::stored::{Checkpoint, StoredTensor};
 use crate::{safetensors_file, torch_file};
 
@@ -155,7 +156,7 @@ impl Sources {
             }
         }
         for ((winner, loser), n) in counts {
-            self.notes.push(format!("{n} tensors of the {loser} file are replaced by those of the {winner} file"));
+            self.notes.push(format!("the {winner} file replaces {} of the {loser} file", tensors(n)));
         }
     }
 
@@ -240,17 +241,14 @@ impl Sources {
                 None => unknown.push(candidate.tensor.place()),
             }
         }
-        let notes = ignored.into_iter().map(|(reason, n)| format!("{n} tensors passed over: {reason}")).collect();
+        let notes = ignored.into_iter().map(|(reason, n)| format!("{} passed over: {reason}", tensors(n))).collect();
         if unknown.is_empty() {
             return Ok((notes, Vec::new()));
         }
         let list = some_of(&unknown);
-        ensure!(
-            allow,
-            "{} tensors have no place in the model: {list}; pass --allow-unknown to leave them out",
-            unknown.len()
-        );
-        Ok((notes, vec![format!("{} tensors left out, as --allow-unknown says: {list}", unknown.len())]))
+        let n = tensors(unknown.len());
+        ensure!(allow, "no place in the model for {n}: {list}; pass --allow-unknown to leave them out");
+        Ok((notes, vec![format!("{n} left out, as --allow-unknown says: {list}")]))
     }
 
     /// SHA-256 of every file, in hexadecimal. `progress` hears of every chunk's bytes.

@@ -231,11 +231,8 @@ fn ids(json: &Json) -> Result<HashMap<String, usize>> {
 
 /// The merges of a merges.txt. Only a version line is no merge: `# #` is one.
 fn merges_of(text: &str) -> Vec<String> {
-    text.lines()
-        .enumerate()
-        .filter(|(i, line)| !line.is_empty() && !(*i == 0 && line.starts_with("#version")))
-        .map(|(_, line)| line.to_owned())
-        .collect()
+    let merges = text.strip_prefix("#version").map_or(text, |rest| rest.split_once('\n').map_or("", |(_, rest)| rest));
+    merges.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// Added tokens that are control tokens although their file does not say so, by llama.cpp's rule.

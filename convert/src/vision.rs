@@ -14,8 +14,8 @@ const FULL_VIT_WIDTH: usize = 1408;
 /// The file of the real ViT may hold a 40th block, which TinyGPT-V does not use.
 const FULL_VIT_BLOCKS: usize = 39;
 
-const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
-const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// What the command line may override.
 #[derive(Default)]
@@ -107,11 +107,11 @@ fn count(sources: &Sources, prefix: &str) -> usize {
 fn heads(given: Option<usize>, width: usize, full: Option<usize>, what: &str, flag: &str) -> Result<usize> {
     let heads = match given.or(full) {
         Some(heads) => heads,
-        None if width % 64 == 0 => width / 64,
+        None if width.is_multiple_of(64) => width / 64,
         None => bail!("the shapes do not tell how many heads the {what} of width {width} has; pass {flag}"),
     };
     ensure!(
-        heads > 0 && width % heads == 0,
+        heads > 0 && width.is_multiple_of(heads),
         "{heads} heads do not divide the {what}'s width {width}; pass another {flag}"
     );
     Ok(heads)
@@ -137,7 +137,7 @@ fn dimensions(sources: &Sources, options: &VisionOptions, stage: u32, width: usi
         (false, _) => patch * stored_grid,
     });
     ensure!(
-        image > 0 && image % patch == 0,
+        image > 0 && image.is_multiple_of(patch),
         "an image of {image} px cannot be cut into patches of {patch}; pass --image-size"
     );
 
@@ -213,8 +213,8 @@ fn metadata(d: &Dimensions) -> Result<Metadata> {
     ] {
         metadata.push((key.into(), Value::F32(number)));
     }
-    metadata.push(("clip.vision.image_mean".into(), Value::F32Array(MEAN.to_vec())));
-    metadata.push(("clip.vision.image_std".into(), Value::F32Array(STD.to_vec())));
+    metadata.push(("clip.vision.image_mean".into(), Value::F32Array(MEAN.map(|x| x as f32).to_vec())));
+    metadata.push(("clip.vision.image_std".into(), Value::F32Array(STD.map(|x| x as f32).to_vec())));
     Ok(metadata)
 }
 

@@ -65,7 +65,7 @@ def load_all(folder):
             for part in "qkv":                              # a later fused matrix replaces earlier separate ones
                 all_tensors.pop(key.replace("query_key_value", f"{part}_proj"), None)
         all_tensors[key] = value
-    return {k: v for k, v in all_tensors.items() if v.is_floating_point()}
+    return {k: v.detach() for k, v in all_tensors.items() if v.is_floating_point()}
 
 
 class Expected:

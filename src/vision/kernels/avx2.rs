@@ -11,9 +11,9 @@ struct Avx2;
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
-    const VECTORS: usize = 3;
-    const ROWS: usize = 4;
-    const DEPTH: usize = 256;
+    const VECTORS: usize = 2;
+    const ROWS: usize = 6;
+    const DEPTH: usize = 384;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {

@@ -25,9 +25,9 @@ unsafe fn tile<S: Simd, const R: usize, const N: usize>(
 ) {
     let mut sums = [[S::splat(0.0); N]; R];
     if accumulate {
-        for r in 0..R {
-            for n in 0..N {
-                sums[r][n] = S::load(c.add((r * N + n) * S::LANES));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(c.add((r * N + n) * S::LANES));
             }
         }
     }
@@ -91,13 +91,18 @@ unsafe fn product<S: Simd, const N: usize>(
     let mut r = 0;
     macro_rules! groups {
         ($rows:literal) => {
-            while S::ROWS >= $rows && r + $rows <= rows {
+            while rows - r >= $rows {
                 tile::<S, $rows, N>(depth, w.add(r * row), row, col, x, c.add(r * width), bias_of(r), accumulate);
                 r += $rows;
             }
         };
     }
-    groups!(8);
+    if S::ROWS == 8 {
+        groups!(8);
+    }
+    if S::ROWS == 6 {
+        groups!(6);
+    }
     groups!(4);
     groups!(1);
 }
@@ -313,8 +318,8 @@ pub(super) unsafe fn attention<S: Simd>(t: &AttentionTile) {
             }
             product::<S, N>(t.head, keys, row_of(t.v, panel, width), width, 1, s, t.out, std::ptr::null(), panel > 0);
         }
-        for n in 0..N {
-            let inverse = S::div(S::splat(1.0), total[n]);
+        for (n, total) in total.into_iter().enumerate() {
+            let inverse = S::div(S::splat(1.0), total);
             for r in 0..t.head {
                 let p = at(t.out, r, n);
                 S::store(p, S::mul(S::load(p), inverse));

@@ -34,7 +34,7 @@ trait Simd: Copy + 'static {
     const LANES: usize;
     /// Vectors in a full panel: columns of a register tile.
     const VECTORS: usize;
-    /// Weight rows in a register tile. Its `ROWS · VECTORS` sums must fit the register file: 8, 4 or 1.
+    /// Weight rows in a register tile. Its `ROWS · VECTORS` sums must fit the register file: 8, 6 or 4.
     const ROWS: usize;
     /// Depth of a packed block: `DEPTH · VECTORS · LANES` f32 of activations should fit the L1 cache. A multiple of 32.
     const DEPTH: usize;
@@ -188,7 +188,7 @@ macro_rules! kernel {
         /// The kernels of this instruction set.
         pub(super) struct $kernel;
 
-        const _: () = assert!(<$simd as Simd>::DEPTH % 32 == 0);
+        const _: () = assert!(<$simd as Simd>::DEPTH % 32 == 0 && matches!(<$simd as Simd>::ROWS, 8 | 6 | 4));
 
         // SAFETY of the unsafe calls below: the functions are only reached through a `$kernel`, which `available` hands out
         // after it found the features; what the pointers must satisfy is passed on to the caller.

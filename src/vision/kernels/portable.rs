@@ -16,9 +16,9 @@ unsafe fn u16_at(p: *const u8, i: usize) -> u16 {
 impl Simd for Portable {
     type V = [f32; 4];
     const LANES: usize = 4;
-    const VECTORS: usize = 3;
+    const VECTORS: usize = 2;
     const ROWS: usize = 4;
-    const DEPTH: usize = 256;
+    const DEPTH: usize = 512;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 4] {
