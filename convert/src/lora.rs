@@ -31,6 +31,12 @@ pub struct Alpha {
 }
 
 impl Lora {
+    /// The change of `A [rank, in]` and `B [out, rank]`.
+    pub fn new(a: StoredTensor, b: StoredTensor, alpha: f64) -> Lora {
+        let scale = (alpha / a.shape[0] as f64) as f32;
+        Lora { a, b, scale }
+    }
+
     /// The change of the matrix `module.weight` of shape `[rows, columns]`, if the checkpoint has one.
     pub fn find(sources: &mut Sources, module: &str, shape: [usize; 2], alpha: Alpha) -> Result<Option<Rc<Lora>>> {
         let mut found = None;
@@ -51,11 +57,9 @@ impl Lora {
                     "'{a}' has rank {rank}, but the checkpoint's configuration says lora_r = {stated}"
                 );
             }
-            found = Some(Rc::new(Lora {
-                a: sources.require(&a, &[rank, shape[1]])?,
-                b: sources.require(&b, &[shape[0], rank])?,
-                scale: (alpha.value / rank as f64) as f32,
-            }));
+            let a = sources.require(&a, &[rank, shape[1]])?;
+            let b = sources.require(&b, &[shape[0], rank])?;
+            found = Some(Rc::new(Lora::new(a, b, alpha.value)));
         }
         Ok(found)
     }

@@ -103,14 +103,18 @@ impl Recipe {
                 let width: usize = shape.iter().skip(1).product();
                 let rows: usize = runs.iter().map(|r| r.rows).sum();
                 assert_eq!(rows * width, elements, "a plan's runs make up its tensor");
-                produce_rows(runs, width, sink)
+                produce_rows(runs, width, (SLAB / width).max(1), sink)
             }
         }
     }
 }
 
-fn produce_rows(runs: &[Run], width: usize, mut sink: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-    let slab_rows = (SLAB / width).max(1);
+fn produce_rows(
+    runs: &[Run],
+    width: usize,
+    slab_rows: usize,
+    mut sink: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
     let mut factors: Vec<(Rc<Lora>, LoraFactors)> = Vec::new();
     for (lora, _) in runs.iter().filter_map(|r| r.delta.as_ref()) {
         if !factors.iter().any(|(known, _)| Rc::ptr_eq(known, lora)) {
@@ -171,4 +175,79 @@ fn fold_bias(first_bias: &StoredTensor, second: &StoredTensor, second_bias: &Sto
     let (x, w, bias) = (first_bias.read_all()?, second.read_all()?, second_bias.read_all()?);
     let dot = |row: &[f32]| row.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>();
     Ok(w.chunks_exact(x.len()).zip(bias).map(|(row, b)| (dot(row) + f64::from(b)) as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::{contiguous, DataFile};
+    use std::sync::Arc;
+
+    /// A stored F32 tensor of the given values.
+    fn stored(shape: &[usize], values: &[f32]) -> StoredTensor {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        std::fs::write(temp.path(), &raw).unwrap();
+        let file = Arc::new(DataFile::open(temp.path()).unwrap());
+        // The open file lives on without its name.
+        let (shape, strides) = (shape.to_vec(), contiguous(shape));
+        StoredTensor::new(file, "t".into(), Dtype::F32, shape, strides, 0, raw.len() as u64).unwrap()
+    }
+
+    #[test]
+    fn slabs_of_any_size_give_the_same() {
+        let values: Vec<f32> = (0..14).map(|v| v as f32).collect();
+        let w = stored(&[7, 2], &values);
+        // B·A adds (row, 10·row).
+        let rows: Vec<f32> = (0..7).map(|v| v as f32).collect();
+        let lora = Rc::new(Lora::new(stored(&[1, 2], &[1.0, 10.0]), stored(&[7, 1], &rows), 1.0));
+        let run = |first, rows, delta: Option<usize>| Run {
+            tensor: Some(w.clone()),
+            first,
+            rows,
+            delta: delta.map(|row| (lora.clone(), row)),
+        };
+        let runs = [
+            run(4, 3, Some(4)),
+            Run { tensor: None, first: 0, rows: 2, delta: None },
+            run(0, 4, None),
+            run(1, 3, Some(0)),
+        ];
+        let expected = [
+            [12., 49.],
+            [15., 61.],
+            [18., 73.], // rows 4, 5, 6 and what belongs to them
+            [0., 0.],
+            [0., 0.],
+            [0., 1.],
+            [2., 3.],
+            [4., 5.],
+            [6., 7.],
+            [2., 3.],
+            [5., 15.],
+            [8., 27.], // rows 1, 2, 3 and what belongs to rows 0, 1, 2
+        ];
+        for slab_rows in 1..15 {
+            let mut out = Vec::new();
+            let mut sink = |values: &[f32]| {
+                assert!(values.len() <= 2 * slab_rows);
+                out.extend_from_slice(values);
+                Ok(())
+            };
+            produce_rows(&runs, 2, slab_rows, &mut sink).unwrap();
+            assert_eq!(out, expected.as_flattened(), "{slab_rows} rows at a time");
+        }
+    }
+
+    #[test]
+    fn what_is_merged_is_not_rounded_before_it_is_quantized() {
+        let w = stored(&[1, 2], &[0.0; 2]);
+        let half = StoredTensor { dtype: Dtype::F16, ..w.clone() };
+        let run = |tensor: &StoredTensor| Run { tensor: Some(tensor.clone()), first: 0, rows: 1, delta: None };
+        assert_eq!(Recipe::Rows(vec![run(&half), run(&half)]).exact_type(), Dtype::F16);
+        assert_eq!(Recipe::Rows(vec![run(&half), run(&w)]).exact_type(), Dtype::F32);
+        let lora = Rc::new(Lora::new(w.clone(), w, 1.0));
+        let changed = Run { delta: Some((lora, 0)), ..run(&half) };
+        assert_eq!(Recipe::Rows(vec![changed, run(&half)]).exact_type(), Dtype::F32);
+    }
 }

@@ -90,20 +90,20 @@ impl Norm {
     /// `dst = norm(src)`.
     pub(super) fn apply(&self, exec: &Exec, src: &Panels, dst: &mut Panels) -> Result<()> {
         assert!(src.rows == dst.rows && src.tokens == dst.tokens && src.shape == dst.shape);
-        self.columns(exec, Reader::of(src), dst)
+        self.columns(exec, Some(Reader::of(src)), dst)
     }
 
     /// `x = norm(x)`.
     pub(super) fn apply_in_place(&self, exec: &Exec, x: &mut Panels) -> Result<()> {
-        let src = Reader::of(x);
-        self.columns(exec, src, x)
+        self.columns(exec, None, x)
     }
 
-    /// `src` has the layout of `dst`; it may be the same memory.
-    fn columns(&self, exec: &Exec, src: Reader, dst: &mut Panels) -> Result<()> {
+    /// `src` has the layout of `dst`; without it `dst` is the source, too.
+    fn columns(&self, exec: &Exec, src: Option<Reader>, dst: &mut Panels) -> Result<()> {
         assert!(dst.rows == self.weight.len() && dst.rows == self.bias.len());
         let lanes = dst.shape.lanes;
         let to = dst.writer();
+        let src = src.unwrap_or(to.reader());
         let dst = &*dst;
         let work = 8.0 * (dst.rows * dst.tokens) as f64;
         exec.run(dst.tokens.div_ceil(lanes), work, &|vector, _| {

@@ -184,13 +184,18 @@ impl Writer {
     pub(super) fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
     }
+
+    /// For tasks that read only what they themselves write.
+    pub(super) fn reader(self) -> Reader {
+        Reader(self.0)
+    }
 }
 
 /// [`Writer`]'s counterpart for reading.
 #[derive(Clone, Copy)]
 pub(super) struct Reader(*const f32);
 
-// SAFETY: only an address, of memory that is not written while tasks read it.
+// SAFETY: only an address; whoever reads through it answers for nobody writing there meanwhile.
 unsafe impl Send for Reader {}
 // SAFETY: as above.
 unsafe impl Sync for Reader {}

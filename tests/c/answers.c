@@ -40,7 +40,7 @@ int main(int argc, char **argv)
     tgv_model_info info = TGV_MODEL_INFO_INIT;
     tgv_embedding *embedding = NULL;
     const char *shown = "";
-    tgv_session *session;
+    tgv_session *session = NULL;
     tgv_model *model;
     int exact, i;
 
@@ -48,7 +48,7 @@ int main(int argc, char **argv)
     exact = strcmp(argv[3], "exact") == 0;
     model = load_model(argv[1], argv[2]);
     CHECK_OK(tgv_model_get_info(model, &info));
-    session = create_session(model);
+    CHECK_OK(tgv_session_create(model, NULL, &session)); /* with the default number of threads */
     CHECK(statistics_of(session).finish == TGV_FINISH_NONE);
     CHECK(statistics_of(session).context_size == info.context_length);
 

@@ -114,25 +114,34 @@ static int spread(const fixture *f, int (*once)(const fixture *, double), double
     return cancelled;
 }
 
-int main(int argc, char **argv)
+static void cancel_all(const fixture *f, int times)
 {
-    fixture f = open_fixture(argc, argv);
-    const int times = rounds(100);
     double start_time;
     int asks, images;
 
-    check_idle(&f);
-    CHECK_OK(tgv_session_reset(f.session));
+    check_idle(f);
+    CHECK_OK(tgv_session_reset(f->session));
     start_time = now();
-    CHECK_OK(tgv_session_add_image(f.session, f.image));
-    images = spread(&f, cancel_add_image, now() - start_time, times);
-    CHECK_WORKS(&f);
+    CHECK_OK(tgv_session_add_image(f->session, f->image));
+    images = spread(f, cancel_add_image, now() - start_time, times);
+    CHECK_WORKS(f);
     start_time = now();
-    CHECK_WORKS(&f);
-    asks = spread(&f, cancel_ask, now() - start_time, times);
-    check_idle(&f);
+    CHECK_WORKS(f);
+    asks = spread(f, cancel_ask, now() - start_time, times);
+    check_idle(f);
     printf("%d of %d pictures and %d of %d questions were cancelled\n", images, times, asks, times);
     CHECK(images > 0 && asks > 0); /* else this tested nothing */
+}
+
+int main(int argc, char **argv)
+{
+    fixture f = open_fixture(argc, argv);
+    cancel_all(&f, rounds(100));
+    /* And with several threads in the decoder. */
+    tgv_session_free(f.session);
+    f.session = NULL;
+    CHECK_OK(tgv_session_create(f.model, NULL, &f.session));
+    cancel_all(&f, rounds(20));
     close_fixture(&f);
     return 0;
 }

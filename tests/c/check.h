@@ -111,10 +111,20 @@ static inline tgv_embedding *encode(const tgv_model *model, const tgv_image *ima
     return embedding;
 }
 
+/* One thread for the decoder: programs run side by side, and the threads of a small graph on a busy machine mostly wait for
+ * each other. Pictures are encoded with all of the model's threads. */
+static inline tgv_session_params session_params(void)
+{
+    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    params.threads = 1;
+    return params;
+}
+
 static inline tgv_session *create_session(const tgv_model *model)
 {
+    const tgv_session_params params = session_params();
     tgv_session *session = NULL;
-    CHECK_OK(tgv_session_create(model, NULL, &session));
+    CHECK_OK(tgv_session_create(model, &params, &session));
     CHECK(session != NULL);
     return session;
 }

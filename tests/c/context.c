@@ -8,7 +8,7 @@
 
 static tgv_session *session_of(const fixture *f, int32_t context, int32_t max_new_tokens)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session = NULL;
     params.context = context;
     params.max_new_tokens = max_new_tokens;
@@ -97,7 +97,7 @@ static void check_filling(const fixture *f)
 
 static void check_sizes(const fixture *f)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_model_info info = TGV_MODEL_INFO_INIT;
     tgv_session *session = NULL;
 

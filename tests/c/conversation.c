@@ -7,7 +7,7 @@
 int main(int argc, char **argv)
 {
     tgv_model_info info = TGV_MODEL_INFO_INIT;
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_statistics before = TGV_STATISTICS_INIT;
     tgv_session *session = NULL, *fresh;
     tgv_image *image;

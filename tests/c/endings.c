@@ -11,7 +11,7 @@ static tgv_session *session_with(const fixture *f, const tgv_session_params *par
 
 static void check_length(const fixture *f)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session;
     const char *answer = NULL;
     tgv_statistics s;
@@ -31,7 +31,7 @@ static void check_length(const fixture *f)
 static void check_stop_text(const fixture *f, const char *stop)
 {
     const char *stops[3] = { "never said", NULL, "\xe2\xad\x90" };
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     collector pieces = { "", 0, 0, 0 };
     const char *answer = NULL, *found = strstr(f->answer, stop);
     size_t length;
@@ -75,7 +75,7 @@ static void check_callback(const fixture *f)
 /* Positions that a first question takes with these options. */
 static uint32_t prompt_tokens(const fixture *f, const char *template_name, const char *system_text)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session;
     uint32_t tokens;
     params.max_new_tokens = 1;
@@ -114,7 +114,7 @@ static void check_what_comes_before(const fixture *f)
 /* The system text stands in front of the first turn only. */
 static void check_system_once(const fixture *f)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     uint32_t grown[2];
     int i;
     for (i = 0; i < 2; i++) {

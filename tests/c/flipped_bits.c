@@ -18,7 +18,7 @@ static void write_byte(FILE *file, long position, int byte)
 /* Either a documented error with a text, or a model that can be used without harm. */
 static int try_model(const fixture *f, const char *decoder, const char *vision)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_model *model = SENTINEL(tgv_model);
     tgv_session *session = NULL;
     tgv_status status = tgv_model_load(decoder, vision, NULL, &model);

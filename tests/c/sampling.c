@@ -34,7 +34,7 @@ static answer_text ask(const fixture *f, tgv_session *session)
 
 static tgv_session *session_with(const fixture *f, const tgv_sampling_params *sampling)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session = NULL;
     params.max_new_tokens = 24;
     params.sampling = sampling;
@@ -109,7 +109,7 @@ static void check_greedy(const fixture *f)
 /* Refused when set and when passed to a new session; what was set before stays. */
 static void refuse(const fixture *f, tgv_sampling_params bad, const char *fragment)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session = SENTINEL(tgv_session);
     params.sampling = &bad;
     CHECK_FAILS(tgv_session_set_sampling(f->session, &bad), TGV_ERROR_INVALID_ARGUMENT, fragment);

@@ -7,7 +7,7 @@
 
 static tgv_session *short_session(const tgv_model *model)
 {
-    tgv_session_params params = TGV_SESSION_PARAMS_INIT;
+    tgv_session_params params = session_params();
     tgv_session *session = NULL;
     params.max_new_tokens = 10;
     CHECK_OK(tgv_session_create(model, &params, &session));

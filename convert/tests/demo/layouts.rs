@@ -82,6 +82,15 @@ fn fused_rows_are_reordered() {
 }
 
 #[test]
+fn the_vit_s_keys_have_no_bias() {
+    let inputs = original();
+    let vit = read_state(&inputs.vit);
+    let expected = [&vit["blocks.3.attn.q_bias"].values[..], &[0.0; 192], &vit["blocks.3.attn.v_bias"].values].concat();
+    assert_eq!(values(&inputs.vision(), "v.blk.3.attn_qkv.bias"), expected);
+    assert_ne!(expected[0], 0.0);
+}
+
+#[test]
 fn separate_projections_give_the_same_and_are_announced() {
     let inputs = Inputs::demo();
     assert!(inputs.convert(&[]).contains("fused query_key_value"));
