@@ -43,7 +43,7 @@ accuracy: lib
 	@bash scripts/accuracy.sh
 
 convert-demo: setup
-	@bash scripts/convert-demo.sh
+	@sh scripts/convert-demo.sh
 
 clean:
 	$(CARGO) clean

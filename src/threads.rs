@@ -6,10 +6,12 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+use crate::panics;
 
 /// More threads than this are never started.
 const MAX_THREADS: usize = 256;
@@ -169,13 +171,13 @@ impl Job<'_> {
     /// Takes tasks until there are none left. Never unwinds.
     fn work(&self, worker: usize) {
         IN_TASK.set(true);
-        let result = catch_unwind(AssertUnwindSafe(|| loop {
+        let result = panics::quietly(|| loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             if i >= self.count {
                 break;
             }
             (self.task)(i, worker);
-        }));
+        });
         IN_TASK.set(false);
         if let Err(payload) = result {
             self.next.store(self.count, Ordering::Relaxed);
@@ -273,6 +275,7 @@ impl Drop for BlockedSignals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::panic::{catch_unwind, AssertUnwindSafe};
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 

@@ -617,7 +617,11 @@ fn threads() {
 
 #[test]
 fn cancel() {
-    succeeds("cancel", Arguments::long());
+    let [question, answer] = ["How many shapes are there?", "four"];
+    let long = Arguments::long().0;
+    let mut arguments = Arguments(long[..3].to_vec()).with(question).with(answer);
+    arguments.0.extend_from_slice(&long[3..]);
+    succeeds("cancel", arguments);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use common::gguf_writer::{File, Value, F16};
@@ -282,4 +284,143 @@ fn an_infinite_weight_gives_an_error_and_no_answer() {
     }
     session.set_sampling(Sampling { greedy: false, ..Sampling::default() }).expect("valid");
     assert!(matches!(session.ask("the", &mut |_| true), Err(Error::Decoder(_))));
+}
+
+/// Names of the environment variables that tell the child of `outcome_in_a_process` what to do.
+const CHILD_FILE: &str = "TGV_TEST_FILE";
+const CHILD_QUESTION: &str = "TGV_TEST_QUESTION";
+/// As the question: look up token ids outside the vocabulary instead of asking.
+const FOREIGN_IDS: &str = "token ids";
+
+/// Loads a file and asks, in a process of its own, so that what ends that one does not end the tests. Errors are fine.
+fn outcome_in_a_process(file: &Path, question: &str) -> Result<(), String> {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "child_loads_and_asks", "--nocapture"])
+        .env(CHILD_FILE, file)
+        .env(CHILD_QUESTION, question)
+        .env("GGML_NO_BACKTRACE", "1")
+        .output()
+        .expect("this program can be started");
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+#[test]
+fn child_loads_and_asks() {
+    let Some(file) = std::env::var_os(CHILD_FILE) else { return };
+    let question = std::env::var(CHILD_QUESTION).expect("a question");
+    let options = ModelOptions { threads: 1, ..ModelOptions::default() };
+    let Ok(model) = Model::load(Path::new(&file), None, &options) else { return };
+    if question == FOREIGN_IDS {
+        for id in [-1, model.info().vocabulary as i32, i32::MIN, i32::MAX] {
+            assert!(model.tokenizer().token_bytes(id).is_empty(), "token {id} is outside the vocabulary");
+        }
+        return;
+    }
+    let options = SessionOptions { max_new_tokens: 2, ..SessionOptions::default() };
+    let Ok(mut session) = Session::new(model, &options) else { return };
+    let _ = session.ask(&question, &mut |_| true);
+}
+
+/// Every file is either refused or used; none ends the process.
+fn assert_survives(test: &str, cases: Vec<(&str, File)>, question: &str) {
+    let dir = TempDir::new(test);
+    let mut fatal = Vec::new();
+    for (name, file) in &cases {
+        let path = dir.join("case.gguf");
+        file.write(&path);
+        if let Err(end) = outcome_in_a_process(&path, question) {
+            fatal.push(format!("{name}: {end}"));
+        }
+    }
+    assert!(fatal.is_empty(), "{} of {} files end the process:\n{}", fatal.len(), cases.len(), fatal.join("\n"));
+}
+
+fn with_key<'a>(file: &File, key: &'a str, value: impl Into<Value>) -> (&'a str, File) {
+    let mut file = file.clone();
+    file.set(key, value);
+    (key, file)
+}
+
+#[test]
+fn no_token_id_ends_the_process() {
+    let files = vec![
+        ("our tokenizer", tiny::phi2(&tiny::byte_level())),
+        ("llama.cpp's tokenizer", tiny::llama(&tiny::sentence_piece())),
+    ];
+    assert_survives("token-ids", files, FOREIGN_IDS);
+}
+
+#[test]
+fn no_phi2_file_ends_the_process() {
+    let file = tiny::phi2(&tiny::byte_level());
+    let mut nul = tiny::byte_level();
+    // llama.cpp reads both up to the NUL.
+    nul.tokens[7] = "same\0one".into();
+    nul.tokens[8] = "same\0two".into();
+    let mut empty = tiny::byte_level();
+    // llama.cpp gives an empty token a name, which another token has already.
+    empty.tokens[7] = String::new();
+    empty.tokens[8] = "[EMPTY_7]".into();
+    let cases = vec![
+        with_key(&file, "general.alignment", 1u32),
+        with_key(&file, "phi2.attention.key_length", 8u32),
+        with_key(&file, "phi2.attention.value_length", 8u32),
+        with_key(&file, "phi2.expert_count", 4u32),
+        with_key(&file, "phi2.nextn_predict_layers", 3u32),
+        ("tokens with NUL", tiny::phi2(&nul)),
+        ("an empty token", tiny::phi2(&empty)),
+    ];
+    assert_survives("fatal-phi2", cases, "the");
+}
+
+#[test]
+fn no_file_of_another_architecture_ends_the_process() {
+    let llama = tiny::llama(&tiny::sentence_piece());
+    let mut vocabulary = tiny::byte_level();
+    vocabulary.pre = "gpt-2";
+    let gpt2 = tiny::gpt2(&vocabulary);
+    let cases = vec![
+        with_key(&llama, "llama.block_count", 0u32),
+        with_key(&llama, "llama.block_count", 100_000u32),
+        with_key(&llama, "llama.context_length", u32::MAX),
+        with_key(&llama, "llama.attention.layer_norm_rms_epsilon", -1f32),
+        with_key(&llama, "llama.expert_count", 4u32),
+        with_key(&llama, "llama.nextn_predict_layers", 3u32),
+        with_key(&gpt2, "gpt2.attention.layer_norm_epsilon", -1f32),
+        with_key(&gpt2, "gpt2.attention.key_length", 8u32),
+    ];
+    assert_survives("fatal-others", cases, "the");
+}
+
+#[test]
+fn no_vocabulary_ends_the_process() {
+    let whole = tiny::sentence_piece();
+    let mut without_bytes = whole.clone();
+    let keep: Vec<usize> = (0..whole.len()).filter(|&i| whole.types[i] != tiny::BYTE).collect();
+    without_bytes.tokens = keep.iter().map(|&i| whole.tokens[i].clone()).collect();
+    without_bytes.types = keep.iter().map(|&i| whole.types[i]).collect();
+    without_bytes.scores = keep.iter().map(|&i| whole.scores[i]).collect();
+    let mut of_kind = ["bert", "t5", "rwkv", "plamo2", "none"].map(|kind| {
+        let mut vocabulary = whole.clone();
+        vocabulary.model = kind;
+        (kind, tiny::llama(&vocabulary))
+    });
+    of_kind.sort_by_key(|c| c.0);
+    let mut cases = vec![("without byte tokens", tiny::llama(&without_bytes))];
+    cases.extend(of_kind);
+    assert_survives("fatal-vocabularies", cases, "Zürich 🔴");
+}
+
+#[test]
+fn no_long_word_ends_the_process() {
+    // llama.cpp splits some vocabularies' texts with std::regex, which recurses for every character.
+    let cases = ["phi-2", "llama-bpe", "qwen2", "deepseek-llm", "gpt-4o"].map(|pre| {
+        let mut vocabulary = tiny::codegen_like();
+        vocabulary.pre = pre;
+        (pre, tiny::phi2(&vocabulary))
+    });
+    assert_survives("fatal-words", cases.into(), &"a".repeat(100_000));
 }

@@ -115,6 +115,90 @@ fn llama_cpp_agrees_on_random_texts() {
     assert_llama_agrees(&Both::codegen_like("codegen-random"), &texts);
 }
 
+/// A vocabulary in which every byte merges with these four, so that it shows where the split pattern cuts.
+fn split_showing() -> Vocabulary {
+    let mut vocabulary = tiny::byte_level();
+    let end = vocabulary.tokens.split_off(256).pop().expect("the end token");
+    vocabulary.types.truncate(256);
+    vocabulary.merges.clear();
+    let bytes = vocabulary.tokens.clone();
+    for neighbour in ["a", "1", "!", "Ġ"] {
+        for byte in &bytes {
+            for (left, right) in [(neighbour, byte.as_str()), (byte.as_str(), neighbour)] {
+                let token = format!("{left}{right}");
+                if !vocabulary.tokens.contains(&token) {
+                    vocabulary.merges.push(format!("{left} {right}"));
+                    vocabulary.tokens.push(token);
+                    vocabulary.types.push(tiny::NORMAL);
+                }
+            }
+        }
+    }
+    vocabulary.tokens.push(end);
+    vocabulary.types.push(tiny::CONTROL);
+    (vocabulary.bos, vocabulary.eos) = (vocabulary.len() as u32 - 1, vocabulary.len() as u32 - 1);
+    vocabulary
+}
+
+/// Letters and digits that Unicode 16.0 added. Hugging Face's tokenizers know them, and we do; llama.cpp's tables are those
+/// of Unicode 15, where they are neither. Any other difference, and any of these that goes away, must be looked at.
+const NEWER_THAN_LLAMA_CPP: [(u32, u32); 28] = [
+    (0x1c89, 0x1c8a),
+    (0xa7cb, 0xa7cd),
+    (0xa7da, 0xa7dc),
+    (0x105c0, 0x105f3),
+    (0x10d40, 0x10d49),
+    (0x10d4a, 0x10d65),
+    (0x10d6f, 0x10d85),
+    (0x10ec2, 0x10ec4),
+    (0x11380, 0x11389),
+    (0x1138b, 0x1138b),
+    (0x1138e, 0x1138e),
+    (0x11390, 0x113b5),
+    (0x113b7, 0x113b7),
+    (0x113d1, 0x113d1),
+    (0x113d3, 0x113d3),
+    (0x116d0, 0x116e3),
+    (0x11bc0, 0x11be0),
+    (0x11bf0, 0x11bf9),
+    (0x13460, 0x143fa),
+    (0x16100, 0x1611d),
+    (0x16130, 0x16139),
+    (0x16d40, 0x16d6c),
+    (0x16d70, 0x16d79),
+    (0x18cff, 0x18cff),
+    (0x1ccf0, 0x1ccf9),
+    (0x1e5d0, 0x1e5ed),
+    (0x1e5f0, 0x1e5f0),
+    (0x1e5f1, 0x1e5fa),
+];
+
+#[test]
+fn llama_cpp_differs_on_characters_newer_than_its_tables_only() {
+    let both = Both::tiny("split-showing", &split_showing());
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    // Beyond these planes there are only Han characters and unassigned code points.
+    for (code, c) in (0..0x20000).filter_map(|code| Some((code, char::from_u32(code)?))) {
+        let text = format!("a{c}1{c}!{c}  {c} {c}{c}  a");
+        if both.encode(&text) != both.llama.tokenize(&text) {
+            match runs.last_mut() {
+                Some(run) if run.1 + 1 == code => run.1 = code,
+                _ => runs.push((code, code)),
+            }
+        }
+    }
+    // Digits and letters side by side are one run here.
+    let mut known: Vec<(u32, u32)> = Vec::new();
+    for (first, last) in NEWER_THAN_LLAMA_CPP {
+        match known.last_mut() {
+            Some(run) if run.1 + 1 == first => run.1 = last,
+            _ => known.push((first, last)),
+        }
+    }
+    let hex = |runs: &[(u32, u32)]| runs.iter().map(|r| format!("{:x}–{:x}", r.0, r.1)).collect::<Vec<_>>().join(" ");
+    assert_eq!(hex(&runs), hex(&known));
+}
+
 #[test]
 fn encoded_bytes_are_the_text_s() {
     let mut texts = random_texts();
@@ -149,11 +233,12 @@ fn another_vocabulary_is_left_to_llama_cpp() {
     tiny::llama(&tiny::sentence_piece()).write(&path);
     let both = Both::open(&path);
     assert!(both.ours.is_fallback());
-    for text in ["the red", "x", "", "Zürich 🔴\n", "  two  spaces", "in</s>er"] {
+    for text in ["the red", "x", "", "Zürich 🔴\n", "  two  spaces", "red</s>"] {
         assert_eq!(both.encode(text), both.llama.tokenize(text), "{text:?}");
         let bytes: Vec<u8> = both.encode(text).iter().flat_map(|&id| both.ours.token_bytes(id)).collect();
         let back = String::from_utf8(bytes).expect("whole characters");
-        assert_eq!(back.trim_start(), text.replace("</s>", "").trim_start(), "{text:?}");
+        // SentencePiece puts a space in front.
+        assert_eq!(back.strip_prefix(' ').unwrap_or(""), text.replace("</s>", ""), "{text:?}");
     }
     let known = tiny::sentence_piece();
     let the_red = ["▁the", "▁red"].map(|t| known.tokens.iter().position(|k| k == t).expect("a token") as i32);

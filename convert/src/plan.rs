@@ -20,7 +20,7 @@ pub enum Kind {
     Matrix,
     /// Weights whose rows are no whole blocks, or that are too few to save anything: never quantised.
     Unquantized,
-    /// Norms, biases, positions: always F32.
+    /// Norms, biases, positions, the folded projection: always F32.
     Small,
 }
 

@@ -242,7 +242,8 @@ mod tests {
     #[test]
     fn what_is_merged_is_not_rounded_before_it_is_quantized() {
         let w = stored(&[1, 2], &[0.0; 2]);
-        let half = StoredTensor { dtype: Dtype::F16, ..w.clone() };
+        let mut half = w.clone();
+        half.dtype = Dtype::F16;
         let run = |tensor: &StoredTensor| Run { tensor: Some(tensor.clone()), first: 0, rows: 1, delta: None };
         assert_eq!(Recipe::Rows(vec![run(&half), run(&half)]).exact_type(), Dtype::F16);
         assert_eq!(Recipe::Rows(vec![run(&half), run(&w)]).exact_type(), Dtype::F32);

@@ -320,7 +320,8 @@ impl Builder<'_> {
         let second = self.sources.require("llama_proj2.weight", &[d.width, middle])?;
         let second_bias = self.sources.require("llama_proj2.bias", &[d.width])?;
         let weight = Recipe::FoldWeight { first, second: second.clone() };
-        self.push("mm.0.weight", &[d.width, d.qf], Kind::Unquantized, weight);
+        // Small, and the last step: its rounding would be all of the error of an F16 file.
+        self.push("mm.0.weight", &[d.width, d.qf], Kind::Small, weight);
         self.push("mm.0.bias", &[d.width], Kind::Small, Recipe::FoldBias { first_bias, second, second_bias });
         Ok(())
     }

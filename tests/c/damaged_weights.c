@@ -23,10 +23,10 @@ int main(int argc, char **argv)
     tgv_model_free(model);
 
     model = load_model(f.decoder, argv[OWN_ARGUMENTS + 1]);
-    CHECK_FAILS(tgv_embedding_encode(model, f.image, NULL, &untouched), TGV_ERROR_INVALID_ARGUMENT, "not finite");
+    CHECK_FAILS(tgv_embedding_encode(model, f.image, NULL, &untouched), TGV_ERROR_BAD_MODEL_FILE, "not finite");
     CHECK(untouched == SENTINEL(tgv_embedding));
     session = create_session(model);
-    CHECK_FAILS(tgv_session_add_image(session, f.image), TGV_ERROR_INVALID_ARGUMENT, "not finite");
+    CHECK_FAILS(tgv_session_add_image(session, f.image), TGV_ERROR_BAD_MODEL_FILE, "not finite");
     /* The decoder is sound, and so are pictures encoded elsewhere. */
     CHECK_OK(tgv_session_add_embedding(session, f.embedding));
     CHECK_ANSWER(session, f.question, f.answer);

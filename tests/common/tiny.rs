@@ -118,7 +118,8 @@ pub fn sentence_piece() -> Vocabulary {
     let mut entries: Vec<(String, i32, f32)> =
         vec![("<unk>".into(), UNKNOWN, 0.0), ("<s>".into(), CONTROL, 0.0), ("</s>".into(), CONTROL, 0.0)];
     entries.extend((0..=255).map(|b| (format!("<0x{b:02X}>"), BYTE, 0.0)));
-    let pieces = ["▁t", "he", "▁the", "in", "▁a", "er", "▁red", "re", "▁"];
+    // A piece is reached through pairs that are pieces themselves.
+    let pieces = ["▁t", "he", "▁the", "in", "▁a", "er", "▁r", "▁re", "▁red", "▁"];
     entries.extend(pieces.iter().enumerate().map(|(i, p)| ((*p).to_owned(), NORMAL, -(i as f32))));
     entries.extend(('a'..='z').enumerate().map(|(i, c)| (c.to_string(), NORMAL, -100.0 - i as f32)));
     Vocabulary {
