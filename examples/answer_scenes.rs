@@ -43,7 +43,8 @@ impl Drop for Progress {
 fn run(decoder: &Path, vision: &Path, dir: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let list = dir.join("questions.jsonl");
     let lines = std::fs::read_to_string(&list).map_err(|e| format!("cannot read '{}': {e}", list.display()))?;
-    let model = Model::load(decoder, Some(vision), &ModelOptions::default())?;
+    // The demo model is too small to share among threads: on a busy machine they would mostly wait for each other.
+    let model = Model::load(decoder, Some(vision), &ModelOptions { threads: 1, ..ModelOptions::default() })?;
     let options = SessionOptions { max_new_tokens: MAX_NEW_TOKENS, ..SessionOptions::default() };
     let mut session = Session::new(model.clone(), &options)?;
     let file = std::fs::File::create(out).map_err(|e| format!("cannot write '{}': {e}", out.display()))?;

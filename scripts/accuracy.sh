@@ -14,8 +14,8 @@ python=${TGV_PYTHON:-}
 if [ -z "$python" ]; then
     venv=target/venv
     python=$venv/bin/python
-    # transformers is needed for another check only.
-    wanted=$(grep -v -e '^#' -e '^transformers' "$reference/requirements.txt")
+    # transformers and gguf are needed for other checks only.
+    wanted=$(grep -v -e '^#' -e '^transformers' -e '^gguf' "$reference/requirements.txt")
     if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
         echo "accuracy: setting up Python packages in $venv"
         python3 -m venv "$venv" || {

@@ -18,7 +18,7 @@ use crate::{phi2, vision};
 pub enum Kind {
     /// Weights of a large linear layer: of the file's type.
     Matrix,
-    /// Weights whose rows are no whole blocks, or that are too few to save anything: never quantised.
+    /// Weights whose rows are no whole blocks: never quantised.
     Unquantized,
     /// Norms, biases, positions, the folded projection: always F32.
     Small,

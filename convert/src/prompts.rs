@@ -1,6 +1,7 @@
 //! Prompt templates and sampling defaults of the four training stages: texts as the reference scripts have them.
 
 use anyhow::{bail, ensure, Result};
+use tinygptv::prompt::Template;
 
 use crate::gguf_writer::{Metadata, Value};
 
@@ -10,36 +11,21 @@ const CHAT_SYSTEM: &str =
                            provide it to you. Please answer my questions.";
 const HUMAN_TURN: &str = "###Human: {images}{question}###Assistant: ";
 
-/// One prompt template.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Template {
-    /// The name it is chosen by.
-    pub name: String,
-    /// Text in front of the first turn.
-    pub system: String,
-    /// Text of one turn, with `{images}` and `{question}`.
-    pub turn: String,
-    /// Text of one image, with `{image}`.
-    pub image: String,
-}
-
-impl Template {
-    fn new(name: &str, system: &str, turn: &str, image: &str) -> Template {
-        Template { name: name.into(), system: system.into(), turn: turn.into(), image: image.into() }
-    }
+fn template(name: &str, system: &str, turn: &str, image: &str) -> Template {
+    Template { name: name.into(), system: system.into(), turn: turn.into(), image: image.into() }
 }
 
 /// Templates of every stage; which of them is the default differs.
 fn built_in() -> Vec<Template> {
     vec![
-        Template::new("chat", CHAT_SYSTEM, HUMAN_TURN, IMAGE),
+        template("chat", CHAT_SYSTEM, HUMAN_TURN, IMAGE),
         // The benchmark scripts leave the system text out.
-        Template::new("benchmark", "", HUMAN_TURN, IMAGE),
+        template("benchmark", "", HUMAN_TURN, IMAGE),
         // Only the ranking script has a space before the second separator.
-        Template::new("rank", "", "###Human: {images}{question} ###Assistant: ", IMAGE),
+        template("rank", "", "###Human: {images}{question} ###Assistant: ", IMAGE),
         // The demo of stage 4 follows MiniGPT-v2.
-        Template::new("instruct", "", "<s>[INST] {images}{question} [/INST]", IMAGE),
-        Template::new("plain", "", "{images}{question}", "{image}"),
+        template("instruct", "", "<s>[INST] {images}{question} [/INST]", IMAGE),
+        template("plain", "", "{images}{question}", "{image}"),
     ]
 }
 
@@ -59,7 +45,7 @@ impl Prompts {
             let Some((name, turn)) = text.split_once('=') else { bail!("--add-template '{text}' is not NAME=TURN") };
             ensure!(!name.is_empty(), "--add-template '{text}' has no name");
             ensure!(turn.contains("{question}"), "--add-template '{name}': its text lacks {{question}}");
-            let template = Template::new(name, "", turn, IMAGE);
+            let template = template(name, "", turn, IMAGE);
             match templates.iter_mut().find(|t| t.name == name) {
                 Some(known) => *known = template,
                 None => templates.push(template),

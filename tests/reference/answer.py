@@ -16,7 +16,11 @@ STOP = "###"
 
 def preprocess(image, size):
     """PIL image -> [3, size, size] float32: bicubic resize, scale to 0..1, normalise."""
-    a = np.asarray(image.convert("RGB").resize((size, size), Image.BICUBIC), np.float32) / 255.0
+    image = image.convert("RGB")
+    # Two calls keep the order of the passes, horizontal first: Pillow from 11 on swaps them for some sizes, which changes
+    # the 8-bit rounding between them.
+    image = image.resize((size, image.height), Image.BICUBIC).resize((size, size), Image.BICUBIC)
+    a = np.asarray(image, np.float32) / 255.0
     return torch.from_numpy((a - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1).contiguous()
 
 

@@ -107,8 +107,9 @@ fn every_type_holds_what_the_format_document_says() {
         let file = open(&inputs.out().join(format!("m-vision-{ty}.gguf")));
         assert_eq!(shapes(&file), vision_tensors(), "{ty}");
         for t in file.tensors() {
-            let small = t.shape.len() == 1 || ["v.position_embd.weight", "qf.query_tokens"].contains(&t.name.as_str());
-            let unquantized = ["v.patch_embd.weight", "mm.0.weight"].contains(&t.name.as_str());
+            let small = t.shape.len() == 1
+                || ["v.position_embd.weight", "qf.query_tokens", "mm.0.weight"].contains(&t.name.as_str());
+            let unquantized = t.name == "v.patch_embd.weight";
             let wanted = match (small, unquantized, ty) {
                 (true, ..) => "f32",
                 (_, true, "q8_0") => "f16",
