@@ -17,7 +17,7 @@ STOP = "###"
 def preprocess(image, size):
     """PIL image -> [3, size, size] float32: bicubic resize, scale to 0..1, normalise."""
     image = image.convert("RGB")
-    # Two calls keep the order of the passes, horizontal first: Pillow from 11 on swaps them for some sizes, which changes
+    # Two calls keep the order of the passes, horizontal first: newer Pillows swap them for some sizes, which changes
     # the 8-bit rounding between them.
     image = image.resize((size, image.height), Image.BICUBIC).resize((size, size), Image.BICUBIC)
     a = np.asarray(image, np.float32) / 255.0
