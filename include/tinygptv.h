@@ -113,6 +113,11 @@
 #define TGV_FINISH_CALLBACK 4
 
 /**
+ * The boxes of an answer, found while it streams. Any thread may use it; calls take turns.
+ */
+typedef struct tgv_boxes tgv_boxes;
+
+/**
  * An encoded image, ready for any session of the model that encoded it. Immutable: any number of threads may use it.
  */
 typedef struct tgv_embedding tgv_embedding;
@@ -301,11 +306,11 @@ typedef struct {
    */
   size_t struct_size;
   /**
-   * Positions of the context; 0 takes what the model was trained for.
+   * Positions of the context; 0 takes what the model was trained for, 4096 at most.
    */
   int32_t context;
   /**
-   * Threads of the decoder; 0 takes the model's.
+   * Threads of the decoder, no more than processors are used; 0 takes the model's, or 1 for a very small decoder.
    */
   int32_t threads;
   /**
@@ -406,6 +411,36 @@ typedef struct {
    */
   int32_t reserved;
 } tgv_statistics;
+
+/**
+ * One box, in pixels of the picture. Initialise with TGV_BOX_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(tgv_box), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * The phrase that the box belongs to, UTF-8, "" for none. Belongs to the list of boxes.
+   */
+  const char *label;
+  /**
+   * Left edge.
+   */
+  float x0;
+  /**
+   * Upper edge.
+   */
+  float y0;
+  /**
+   * Right edge, not left of x0.
+   */
+  float x1;
+  /**
+   * Lower edge, not above y0.
+   */
+  float y1;
+} tgv_box;
 
 /**
  * Success.
@@ -811,6 +846,64 @@ void tgv_session_cancel(tgv_session *session);
  */
 tgv_status tgv_session_statistics(const tgv_session *session, tgv_statistics *out_statistics);
 
+/**
+ * Starts a list of the boxes that an answer about `image` names. Feed it the answer with tgv_boxes_push, in one piece or
+ * from the text callback.
+ *
+ * @param out_boxes  the new, empty list, to be freed with tgv_boxes_free; untouched on failure
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_boxes_create(const tgv_image *image,
+                            tgv_boxes **out_boxes);
+
+/**
+ * Takes the next piece of the answer. A box `{<x0><y0><x1><y1>}`, with or without a phrase `<p>...</p>` in front, is in the list
+ * as soon as its last number has come. Text that makes no box is passed over.
+ *
+ * @param text  UTF-8
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_boxes_push(tgv_boxes *boxes,
+                          const char *text);
+
+/**
+ * How many boxes there are so far; 0 for NULL.
+ *
+ * Thread-safety: any thread.
+ */
+size_t tgv_boxes_count(const tgv_boxes *boxes);
+
+/**
+ * Tells a box.
+ *
+ * @param index    below tgv_boxes_count
+ * @param out_box  initialised with TGV_BOX_INIT; untouched on failure. Its label stays valid as long as the list.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_boxes_get(const tgv_boxes *boxes, size_t index, tgv_box *out_box);
+
+/**
+ * Draws the boxes and their labels onto a copy of the picture and writes it as a PNG file.
+ *
+ * @param image  the picture, as passed to tgv_boxes_create or of the same size
+ * @param path   UTF-8; an existing file is replaced
+ *
+ * Errors: TGV_ERROR_IO, _OUT_OF_MEMORY, _INVALID_ARGUMENT, _INVALID_UTF8.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_boxes_draw(const tgv_boxes *boxes, const tgv_image *image, const char *path);
+
+/**
+ * Frees a list of boxes, and with it their labels; NULL does nothing.
+ *
+ * Thread-safety: any thread, once.
+ */
+void tgv_boxes_free(tgv_boxes *boxes);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -824,3 +917,4 @@ tgv_status tgv_session_statistics(const tgv_session *session, tgv_statistics *ou
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_SESSION_PARAMS_INIT { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL }
 #define TGV_STATISTICS_INIT { sizeof(tgv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TGV_BOX_INIT { sizeof(tgv_box), NULL, 0, 0, 0, 0 }

@@ -22,8 +22,14 @@ if [ -z "$python" ]; then
             echo "accuracy: python3 cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2
             exit 1
         }
-        # shellcheck disable=SC2086 # a list of packages
-        "$python" -m pip install --quiet $wanted
+        # PyPI's PyTorch brings gigabytes of CUDA on Linux; where PyTorch's own index can be reached, its CPU build is taken.
+        cpu=https://download.pytorch.org/whl/cpu
+        index=""
+        if "$python" -c "import urllib.request as u; u.urlopen('$cpu/torch/', timeout=5)" 2>/dev/null; then
+            index="--extra-index-url $cpu"
+        fi
+        # shellcheck disable=SC2086 # lists of words
+        "$python" -m pip install --quiet $index $wanted
         echo "$wanted" >"$venv/installed"
     fi
 fi

@@ -558,8 +558,13 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, Problem> {
     let alignment = match metadata.iter().find(|(k, _)| k == "general.alignment") {
         None => DEFAULT_ALIGNMENT,
         // llama.cpp insists on u32 here, so a wider value must be refused even if it is small.
-        Some((_, Value::Unsigned(a))) if a.is_power_of_two() && *a <= MAX_ALIGNMENT => *a,
-        Some((_, v)) => return Err(format!("its general.alignment is {v}, not a power of two up to {MAX_ALIGNMENT}")),
+        // Less than the default is not enough for ggml, which then ends the process.
+        Some((_, Value::Unsigned(a))) if a.is_power_of_two() && (DEFAULT_ALIGNMENT..=MAX_ALIGNMENT).contains(a) => *a,
+        Some((_, v)) => {
+            return Err(format!(
+                "its general.alignment is {v}, not a power of two from {DEFAULT_ALIGNMENT} to {MAX_ALIGNMENT}"
+            ));
+        }
     };
 
     let mut tensors = Vec::new();

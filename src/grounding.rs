@@ -153,7 +153,7 @@ impl GroundingParser {
     }
 
     fn finish_box(&mut self) -> GroundedBox {
-        let at = |i: usize, side: f32| self.corners[i].min(SCALE) / SCALE * side;
+        let at = |i: usize, side: f32| self.corners[i].min(SCALE) * side / SCALE;
         let (xa, ya, xb, yb) = (at(0, self.width), at(1, self.height), at(2, self.width), at(3, self.height));
         self.corners.clear();
         let label = match &self.label {
@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn phrases_own_the_boxes_that_follow() {
-        let text = "a <p>red circle</p> {<1><2><3><4>}<delim>{<5><6><7><8>} and <p>the sky</p>{<0><0><100><9>} {<1><1><2><2>}";
+        let text =
+            "a <p>red circle</p> {<1><2><3><4>}<delim>{<5><6><7><8>} and <p>the sky</p>{<0><0><100><9>} {<1><1><2><2>}";
         assert_eq!(
             parse(text, 100, 100),
             [
@@ -229,7 +230,9 @@ mod tests {
         assert_eq!(one("{<1><2><300><999999>}"), boxed("", [1.0, 2.0, 100.0, 100.0]));
         assert_eq!(one("<p>dog {<1><2><3><4>}").label, "dog");
         assert_eq!(one("<<1><2><3><4>"), boxed("", [1.0, 2.0, 3.0, 4.0]));
-        for none in ["", "{<1><2><3>}", "{<1><2><3>} {<4>", "<1><2>x<3><4>", "<-1><2><3><4>", "<1.5><2><3><4>", "< 1><2><3><4>"] {
+        for none in
+            ["", "{<1><2><3>}", "{<1><2><3>} {<4>", "<1><2>x<3><4>", "<-1><2><3><4>", "<1.5><2><3><4>", "< 1><2><3><4>"]
+        {
             assert_eq!(parse(none, 100, 100), [], "{none}");
         }
         assert_eq!(parse("{<1><2><3>} {<4><5><6><7>}", 100, 100), [boxed("", [4.0, 5.0, 6.0, 7.0])]);

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
-use ::image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use ::image::codecs::png::PngEncoder;
+use ::image::{ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::error::{Error, Result};
 
@@ -115,6 +116,33 @@ impl Image {
             }
         }
         Ok(Image { width, height, rgb })
+    }
+
+    /// Takes `[height, width, 3]` bytes of red, green and blue.
+    pub(crate) fn from_rgb(rgb: Vec<u8>, width: u32, height: u32) -> Result<Image> {
+        if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+            return Err(Error::Internal(format!("{} bytes are no {width}×{height} pixels", rgb.len())));
+        }
+        Ok(Image { width, height, rgb })
+    }
+
+    /// A copy of the pixels.
+    pub(crate) fn rgb_copy(&self) -> Result<Vec<u8>> {
+        let mut copy = reserve(self.rgb.len())?;
+        copy.extend_from_slice(&self.rgb);
+        Ok(copy)
+    }
+
+    /// Writes the picture as a PNG file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save_png(&self, path: &Path) -> Result<()> {
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png)
+            .write_image(&self.rgb, self.width, self.height, ExtendedColorType::Rgb8)
+            .map_err(|e| Error::Internal(format!("the picture could not be encoded: {e}")))?;
+        std::fs::write(path, png).map_err(|e| Error::io("write", path, e))
     }
 
     /// Pixels in a row.

@@ -29,6 +29,7 @@
 //! - [`tokenizer`]: text ⇄ token ids.
 //! - [`prompt`]: templates: question and images → segments.
 //! - [`stream`]: token bytes → whole characters, stop texts removed.
+//! - [`grounding`], [`drawing`]: boxes in an answer → structs, and onto the picture.
 //! - [`model`], [`session`], [`embedding`]: what a user holds.
 //! - [`error`], [`log`], [`threads`]: what everything shares.
 
@@ -36,10 +37,12 @@
 #![warn(unsafe_op_in_unsafe_fn)]
 
 pub mod decoder;
+pub mod drawing;
 pub mod embedding;
 pub mod error;
 mod ffi;
 pub mod gguf;
+pub mod grounding;
 pub mod image;
 pub mod log;
 pub mod model;

@@ -16,12 +16,28 @@ use crate::vision::Control;
 /// The reference chat's limit on new tokens (docs/model.md, section 8).
 const DEFAULT_MAX_NEW_TOKENS: usize = 300;
 
+/// Longest context that nobody asked for: models trained for very long ones would take all memory.
+const MAX_DEFAULT_CONTEXT: usize = 4096;
+/// Below this many weights a decoder's layers take less time than waking and awaiting a second thread.
+const PARALLEL_PARAMETERS: u64 = 50_000_000;
+
+/// Threads of a decoder. ggml's threads spin while they wait for each other, so more than there are processors would
+/// multiply the time.
+fn decoder_threads(wanted: usize, model: &Model) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match wanted {
+        0 if model.info().decoder_parameters < PARALLEL_PARAMETERS => 1,
+        0 => model.info().threads.min(processors),
+        n => n.min(processors),
+    }
+}
+
 /// How a session works. `Default` is right for most uses.
 #[derive(Clone, Debug, Default)]
 pub struct SessionOptions {
-    /// Positions of the context; 0 takes what the model was trained for.
+    /// Positions of the context; 0 takes what the model was trained for, 4096 at most.
     pub context: usize,
-    /// Threads of the decoder; 0 takes the model's.
+    /// Threads of the decoder, no more than processors are used; 0 takes the model's, or 1 for a very small decoder.
     pub threads: usize,
     /// Prompt template by name; `None` takes the model's default.
     pub template: Option<String>,
@@ -114,7 +130,7 @@ impl Session {
     /// `InvalidArgument` for options out of range, `OutOfMemory` when the context cannot be had.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
         let trained = model.info().context_length;
-        let context = if options.context == 0 { trained } else { options.context };
+        let context = if options.context == 0 { trained.min(MAX_DEFAULT_CONTEXT) } else { options.context };
         if context > trained {
             return Err(Error::InvalidArgument(format!(
                 "a context of {context} is longer than the {trained} positions this model was trained for; ask for less, or \
@@ -125,7 +141,7 @@ impl Session {
         let template = model.templates().get(options.template.as_deref())?.clone();
         let system = options.system.clone().unwrap_or_else(|| template.system.clone());
         let stops = model.templates().stops().iter().chain(&options.stops).cloned().collect();
-        let threads = if options.threads == 0 { model.info().threads } else { options.threads };
+        let threads = decoder_threads(options.threads, &model);
         let cancel = Arc::new(AtomicBool::new(false));
         let decoder = Decoder::new(model.decoder().clone(), context, threads, cancel.clone())?;
         Ok(Session {
@@ -204,7 +220,7 @@ impl Session {
         let mut slots = self.history.clone();
         slots.extend(self.turn_slots(question)?);
         let capacity = self.decoder.capacity();
-        let used = self.history.len().min(capacity);
+        let used = self.history.len();
         // One position beyond the prompt, or there is no room for an answer.
         if slots.len() >= capacity {
             return Err(Error::ContextFull { capacity, used, needed: slots.len() + 1 - used });
@@ -230,6 +246,8 @@ impl Session {
         statistics.finish = answer.finish;
 
         slots.extend(answer.kept.into_iter().map(Slot::Token));
+        // The token that found the context full was never evaluated and has no place in it.
+        slots.truncate(capacity);
         statistics.context_used = slots.len();
         self.history = slots;
         self.carry = answer.carry;

@@ -42,14 +42,14 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
         match &self.kind {
             Kind::Gpt2(t) => t.encode(text),
-            Kind::Llama(d) => Ok(d.tokenize(text)),
+            Kind::Llama(d) => d.tokenize(text),
         }
     }
 
     /// The bytes that a token stands for, which need not be whole characters. Control and unused tokens have none.
     pub fn token_bytes(&self, token: i32) -> Vec<u8> {
         match &self.kind {
-            Kind::Gpt2(t) => t.pieces.get(token as usize).cloned().unwrap_or_default(),
+            Kind::Gpt2(t) => usize::try_from(token).ok().and_then(|i| t.pieces.get(i)).cloned().unwrap_or_default(),
             Kind::Llama(d) => d.token_bytes(token),
         }
     }
@@ -114,6 +114,10 @@ impl Gpt2 {
                 return Err(format!("its merge {merge:?} gives no token"));
             }
             pairs.push((a.to_owned(), b.to_owned()));
+        }
+        // Without them the tokenizer would drop the bytes silently.
+        if let Some((c, byte)) = bytes_of.iter().find(|(c, _)| !vocab.contains_key(&c.to_string())) {
+            return Err(format!("its vocabulary has no token {c:?} for the byte {byte}"));
         }
         let bpe = BPE::builder()
             .vocab_and_merges(vocab, pairs)

@@ -335,6 +335,14 @@ fn text_only() {
     workshop.program("text_only").run(arguments.0).succeeds();
 }
 
+#[test]
+fn boxes() {
+    let workshop = Workshop::new();
+    let [picture, question, answer] = demo_questions().swap_remove(2);
+    let arguments = Arguments::files("f16", "f16").with(picture).with(question).with(answer);
+    workshop.program("boxes").run(arguments.with(workshop.path("boxes.png")).0).succeeds();
+}
+
 // ---- Bad input
 
 /// Model files that must be refused.
@@ -622,6 +630,11 @@ fn cancel() {
     let mut arguments = Arguments(long[..3].to_vec()).with(question).with(answer);
     arguments.0.extend_from_slice(&long[3..]);
     succeeds("cancel", arguments);
+}
+
+#[test]
+fn log_swap() {
+    succeeds("log_swap", Arguments::default().with(decoder_file("f16")));
 }
 
 #[test]

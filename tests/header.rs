@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns in the order of the header.
-const SOURCES: [&str; 8] = ["version", "error", "log", "boundary", "model", "image", "embedding", "session"];
+const SOURCES: [&str; 9] =
+    ["version", "error", "log", "boundary", "model", "image", "embedding", "session", "grounding"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -41,6 +41,10 @@ impl Both {
         Both::tiny(test, &tiny::codegen_like())
     }
 
+    fn llama_ids(&self, text: &str) -> Vec<i32> {
+        self.llama.tokenize(text).expect("llama.cpp takes the text")
+    }
+
     fn encode(&self, text: &str) -> Vec<i32> {
         self.ours.encode(text).unwrap_or_else(|e| panic!("{text:?}: {e}"))
     }
@@ -71,8 +75,8 @@ fn assert_golden(both: &Both, file: &str, count: usize) {
 fn assert_llama_agrees(both: &Both, texts: &[String]) {
     let wrong: Vec<String> = texts
         .iter()
-        .filter(|text| both.encode(text) != both.llama.tokenize(text))
-        .map(|text| format!("{text:?}\n   ours {:?}\n   llama.cpp {:?}", both.encode(text), both.llama.tokenize(text)))
+        .filter(|text| both.encode(text) != both.llama_ids(text))
+        .map(|text| format!("{text:?}\n   ours {:?}\n   llama.cpp {:?}", both.encode(text), both.llama_ids(text)))
         .collect();
     assert!(wrong.is_empty(), "{} of {} texts differ:\n{}", wrong.len(), texts.len(), wrong.join("\n"));
 }
@@ -180,7 +184,7 @@ fn llama_cpp_differs_on_characters_newer_than_its_tables_only() {
     // Beyond these planes there are only Han characters and unassigned code points.
     for (code, c) in (0..0x20000).filter_map(|code| Some((code, char::from_u32(code)?))) {
         let text = format!("a{c}1{c}!{c}  {c} {c}{c}  a");
-        if both.encode(&text) != both.llama.tokenize(&text) {
+        if both.encode(&text) != both.llama_ids(&text) {
             match runs.last_mut() {
                 Some(run) if run.1 + 1 == code => run.1 = code,
                 _ => runs.push((code, code)),
@@ -234,7 +238,7 @@ fn another_vocabulary_is_left_to_llama_cpp() {
     let both = Both::open(&path);
     assert!(both.ours.is_fallback());
     for text in ["the red", "x", "", "Zürich 🔴\n", "  two  spaces", "red</s>"] {
-        assert_eq!(both.encode(text), both.llama.tokenize(text), "{text:?}");
+        assert_eq!(both.encode(text), both.llama_ids(text), "{text:?}");
         let bytes: Vec<u8> = both.encode(text).iter().flat_map(|&id| both.ours.token_bytes(id)).collect();
         let back = String::from_utf8(bytes).expect("whole characters");
         // SentencePiece puts a space in front.
@@ -252,6 +256,6 @@ fn another_split_pattern_is_left_to_llama_cpp() {
     let both = Both::tiny("llama-bpe", &vocabulary);
     assert!(both.ours.is_fallback());
     // That pattern takes digits in threes, GPT-2's all at once.
-    assert_eq!(both.encode("12345678"), both.llama.tokenize("12345678"));
+    assert_eq!(both.encode("12345678"), both.llama_ids("12345678"));
     assert_ne!(both.encode("12345678"), Both::codegen_like("gpt2-split").encode("12345678"));
 }

@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_void, CStr};
 use llama_cpp_sys_2 as llama;
 use once_cell::sync::OnceCell;
 
+use super::bindings;
 use crate::error::{Error, Result};
 use crate::log::{self, Level};
 
@@ -62,6 +63,7 @@ pub(crate) fn init() -> Result<()> {
             unsafe {
                 llama::llama_log_set(Some(on_log), std::ptr::null_mut());
                 llama::llama_backend_init();
+                bindings::tgvi_init();
             }
             Ok(())
         })

@@ -12,6 +12,16 @@ pub struct Context {
 }
 
 extern "C" {
+    pub fn tgvi_init();
+    pub fn tgvi_tokenize(
+        model: *const llama::llama_model,
+        text: *const c_char,
+        length: usize,
+        tokens: *mut i32,
+        capacity: usize,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> i32;
     pub fn tgvi_model_load(
         path: *const c_char,
         params: *const llama::llama_model_params,

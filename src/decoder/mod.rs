@@ -115,7 +115,8 @@ impl DecoderModel {
         // SAFETY: LlamaModel is a transparent wrapper of this pointer (its crate is pinned exactly) and frees it on drop.
         let llama = unsafe { std::mem::transmute::<NonNull<llama::llama_model>, LlamaModel>(model) };
         let width = llama.n_embd().max(0) as usize;
-        let context_length = llama.n_ctx_train() as usize;
+        // SAFETY: the model is alive.
+        let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
         Ok(DecoderModel { llama, info, width, context_length })
     }
 
@@ -154,23 +155,79 @@ impl DecoderModel {
         self.llama.size()
     }
 
+    fn has_token(&self, token: i32) -> bool {
+        (0..self.info.n_vocab as i32).contains(&token)
+    }
+
     /// Whether the token ends an answer by itself.
     pub fn is_end_of_generation(&self, token: i32) -> bool {
-        self.llama.vocab().is_eog(LlamaToken(token))
+        self.has_token(token) && self.llama.vocab().is_eog(LlamaToken(token))
     }
 
     /// llama.cpp's own tokenizer, without BOS or EOS, special tokens in the text recognised.
-    pub fn tokenize(&self, text: &str) -> Vec<i32> {
-        if text.is_empty() {
-            return Vec::new();
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a text that the vocabulary cannot represent, or with a word too long for llama.cpp.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<i32>> {
+        check_runs(text)?;
+        // A token is at least one byte, but some vocabularies add a space in front.
+        let mut tokens = vec![0; text.len() + 8];
+        loop {
+            let mut error = ErrorText::new();
+            // SAFETY: the pointers and lengths belong together; the model is alive.
+            let n = unsafe {
+                bindings::tgvi_tokenize(
+                    self.as_ptr(),
+                    text.as_ptr().cast(),
+                    text.len(),
+                    tokens.as_mut_ptr(),
+                    tokens.len(),
+                    error.0.as_mut_ptr(),
+                    error.0.len(),
+                )
+            };
+            match usize::try_from(n) {
+                Ok(n) => {
+                    tokens.truncate(n);
+                    break;
+                }
+                Err(_) if n == i32::MIN => {
+                    return Err(Error::InvalidArgument(format!(
+                        "this model's vocabulary cannot represent the text: {}",
+                        error.describe()
+                    )));
+                }
+                Err(_) => tokens.resize(n.unsigned_abs() as usize, 0),
+            }
         }
-        self.llama.vocab().tokenize(text.as_bytes(), false, true).into_iter().map(|t| t.0).collect()
+        if !tokens.iter().all(|&t| self.has_token(t)) {
+            return Err(Error::InvalidArgument("this model's vocabulary cannot represent the text".into()));
+        }
+        Ok(tokens)
     }
 
-    /// llama.cpp's own bytes of a token; control tokens give none.
+    /// llama.cpp's own bytes of a token; control tokens and numbers that are no token give none.
     pub fn token_bytes(&self, token: i32) -> Vec<u8> {
+        if !self.has_token(token) {
+            return Vec::new();
+        }
         self.llama.vocab().token_to_piece(LlamaToken(token), false, None)
     }
+}
+
+/// Longest run of white space or of anything else that is passed to llama.cpp's tokenizers.
+const MAX_RUN_BYTES: usize = 4096;
+
+/// llama.cpp splits some vocabularies' text with `std::regex`, which recurses once a character: a long word overflows the stack.
+fn check_runs(text: &str) -> Result<()> {
+    let longest = |split: fn(char) -> bool| text.split(split).map(str::len).max().unwrap_or(0);
+    let run = longest(char::is_whitespace).max(longest(|c| !c.is_whitespace()));
+    if run > MAX_RUN_BYTES || text.len() > i32::MAX as usize / 2 {
+        return Err(Error::InvalidArgument(format!(
+            "the text has {run} bytes without a change between words and white space; {MAX_RUN_BYTES} are allowed"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -214,6 +271,8 @@ pub struct Decoder {
     capacity: usize,
     held: Vec<Slot>,
     logits: Vec<f32>,
+    /// llama.cpp failed half-way through something: its context is not used again.
+    broken: bool,
 }
 
 // SAFETY: the context is used by one thread at a time (all uses take &mut self) and is tied to no thread.
@@ -257,7 +316,7 @@ impl Decoder {
                 error.describe()
             ))
         })?;
-        Ok(Decoder { context, model, _cancel: cancel, capacity, held: Vec::new(), logits: Vec::new() })
+        Ok(Decoder { context, model, _cancel: cancel, capacity, held: Vec::new(), logits: Vec::new(), broken: false })
     }
 
     /// Positions that the context can hold.
@@ -330,6 +389,9 @@ impl Decoder {
 
     fn forget_from(&mut self, length: usize) {
         self.held.truncate(length);
+        if self.broken {
+            return;
+        }
         // SAFETY: the context is alive; sequence 0 is the only one.
         let removed = unsafe {
             let memory = llama::llama_get_memory(self.llama());
@@ -349,6 +411,9 @@ impl Decoder {
     }
 
     fn process(&mut self, slots: &[Slot], start: usize, wants_logits: bool) -> Result<()> {
+        if self.broken {
+            return Err(Error::Decoder("it failed before; create a new session".into()));
+        }
         let context = self.context.as_ptr();
         // SAFETY: the context is alive and used by this thread only.
         unsafe { bindings::tgvi_batch_clear(context) };
@@ -356,7 +421,7 @@ impl Decoder {
             let position = (start + i) as i32;
             let logits = wants_logits && i + 1 == slots.len();
             let added = match slot {
-                Slot::Token(id) if (0..self.model.info.n_vocab as i32).contains(id) => {
+                Slot::Token(id) if self.model.has_token(*id) => {
                     // SAFETY: as above.
                     unsafe { bindings::tgvi_batch_add_token(context, *id, position, logits) }
                 }
@@ -379,7 +444,10 @@ impl Decoder {
             0 => {}
             1 => return Err(Error::ContextFull { capacity: self.capacity, used: start, needed: slots.len() }),
             2 => return Err(Error::Cancelled),
-            code => return Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe()))),
+            code => {
+                self.broken = true;
+                return Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe())));
+            }
         }
         if wants_logits {
             self.read_logits()?;

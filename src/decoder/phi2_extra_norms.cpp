@@ -24,8 +24,26 @@ void write_error(char * error, size_t size, const char * text) {
     }
 }
 
+// Set while this thread runs inside `guarded`.
+thread_local int guard_depth = 0;
+
+struct guard_scope {
+    guard_scope() { ++guard_depth; }
+    ~guard_scope() { --guard_depth; }
+};
+
+// ggml calls this before it ends the process. Our own checks come first; what they let through becomes an exception that
+// `guarded` catches, as long as it happens on the calling thread. ggml is C, but its frames have unwind tables on every
+// platform we build for.
+void throw_instead_of_abort(const char * message) {
+    if (guard_depth > 0) {
+        throw std::runtime_error(message);
+    }
+}
+
 // Runs f; any exception becomes `fallback` with its text in `error`.
 template <typename T, typename F> T guarded(T fallback, char * error, size_t size, F && f) {
+    const guard_scope scope;
     try {
         return f();
     } catch (const std::exception & e) {
@@ -152,12 +170,23 @@ llama_model * load_with_norms(const char * path, llama_model_params params, floa
 
 }  // namespace
 
+void tgvi_init() {
+    ggml_set_abort_callback(throw_instead_of_abort);
+}
+
 llama_model * tgvi_model_load(const char * path, const llama_model_params * params, bool extra_norms,
                               float post_norm_eps, bool * cancelled, char * error, size_t error_size) {
     *cancelled = false;
     return guarded<llama_model *>(nullptr, error, error_size, [&]() {
         return extra_norms ? load_with_norms(path, *params, post_norm_eps, cancelled)
                            : llama_model_load_from_file(path, *params);
+    });
+}
+
+int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,
+                      char * error, size_t error_size) {
+    return guarded<int32_t>(INT32_MIN, error, error_size, [&]() {
+        return llama_tokenize(llama_model_get_vocab(model), text, int32_t(length), tokens, int32_t(capacity), false, true);
     });
 }
 

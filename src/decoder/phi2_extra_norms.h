@@ -10,10 +10,18 @@
 extern "C" {
 #endif
 
+// Turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread.
+void tgvi_init(void);
+
 // Loads any architecture that llama.cpp knows, and phi2 files that carry the three extra norms of TinyGPT-V.
 // NULL on failure; *cancelled tells whether params->progress_callback asked for it.
 struct llama_model * tgvi_model_load(const char * path, const struct llama_model_params * params, bool extra_norms,
                                      float post_norm_eps, bool * cancelled, char * error, size_t error_size);
+
+// llama_tokenize() without BOS or EOS, special tokens recognised: the number of tokens, or minus the capacity needed.
+// INT32_MIN on failure.
+int32_t tgvi_tokenize(const struct llama_model * model, const char * text, size_t length, int32_t * tokens,
+                      size_t capacity, char * error, size_t error_size);
 
 // A context with a thread pool of its own and one batch.
 struct tgvi_context;

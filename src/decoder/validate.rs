@@ -1,5 +1,6 @@
 //! Checks a decoder file before llama.cpp sees it: llama.cpp ends the process on some files that these checks refuse.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
         )));
     }
     let n_vocab = check_vocabulary(gguf)?;
+    check_common_keys(gguf, &architecture)?;
     let mut info = DecoderInfo { architecture, n_vocab, extra_norms: false, post_norm_eps: 1e-6 };
     if info.architecture == "phi2" {
         info.extra_norms = check_phi2(gguf, n_vocab)?;
@@ -67,7 +69,12 @@ fn check_vocabulary(gguf: &Gguf) -> Result<usize> {
         if token.len() > MAX_TOKEN_BYTES {
             return refuse(format!("its token {id} is {} bytes long", token.len()));
         }
-        if !seen.insert(token) {
+        // As llama.cpp will name it: up to a NUL, and with a made-up name for an empty one.
+        let name = match token.split('\0').next() {
+            None | Some("") => Cow::Owned(format!("[EMPTY_{id}]")),
+            Some(name) => Cow::Borrowed(name),
+        };
+        if !seen.insert(name) {
             return refuse(format!("its token {id} ({token:?}) occurs twice"));
         }
     }
@@ -103,9 +110,49 @@ fn check_vocabulary(gguf: &Gguf) -> Result<usize> {
     Ok(tokens.len())
 }
 
+/// Hyper-parameters that every architecture has, as far as the file names them.
+fn check_common_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
+    let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
+    for (name, max) in [("context_length", MAX_CONTEXT), ("embedding_length", MAX_WIDTH), ("block_count", MAX_LAYERS)] {
+        let key = format!("{architecture}.{name}");
+        if gguf.has(&key) && !(1..=max).contains(&gguf.u32(&key)?) {
+            return refuse(format!("its {key} is {} (1 to {max} allowed)", gguf.u32(&key)?));
+        }
+    }
+    let prefix = format!("{architecture}.");
+    let epsilons = gguf.metadata().filter(|(k, _)| k.starts_with(&prefix) && k.ends_with("epsilon"));
+    for (key, _) in epsilons {
+        let eps = gguf.f32(key)?;
+        if !(eps > 0.0 && eps < 1.0) {
+            return refuse(format!("its {key} is {eps}"));
+        }
+    }
+    Ok(())
+}
+
+/// The keys of a phi2 file. Others would change what llama.cpp builds in ways that these checks know nothing of.
+const PHI2_KEYS: [&str; 10] = [
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "block_count",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "vocab_size",
+];
+
 /// Returns whether the extra norms are there.
 fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
     let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
+    let unknown = gguf.metadata().find(|(k, _)| k.strip_prefix("phi2.").is_some_and(|k| !PHI2_KEYS.contains(&k)));
+    if let Some((key, value)) = unknown {
+        return refuse(format!(
+            "its key {key} ({value}) is not one of a Phi-2; convert the model with tinygptv-convert"
+        ));
+    }
     let number = |key: &str, max: u32| -> Result<usize> {
         let n = gguf.u32(&format!("phi2.{key}"))?;
         if n == 0 || n > max {

@@ -8,6 +8,7 @@
 mod boundary;
 mod embedding;
 mod error;
+mod grounding;
 mod image;
 mod log;
 mod model;

@@ -99,9 +99,9 @@ unsafe impl SizedStruct for tgv_sampling_params {
 pub struct tgv_session_params {
     /// sizeof(tgv_session_params), set by the INIT macro.
     pub struct_size: usize,
-    /// Positions of the context; 0 takes what the model was trained for.
+    /// Positions of the context; 0 takes what the model was trained for, 4096 at most.
     pub context: i32,
-    /// Threads of the decoder; 0 takes the model's.
+    /// Threads of the decoder, no more than processors are used; 0 takes the model's, or 1 for a very small decoder.
     pub threads: i32,
     /// Most tokens of an answer; 0 takes 300.
     pub max_new_tokens: i32,

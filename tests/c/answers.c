@@ -48,7 +48,7 @@ int main(int argc, char **argv)
     exact = strcmp(argv[3], "exact") == 0;
     model = load_model(argv[1], argv[2]);
     CHECK_OK(tgv_model_get_info(model, &info));
-    CHECK_OK(tgv_session_create(model, NULL, &session)); /* with the default number of threads */
+    CHECK_OK(tgv_session_create(model, NULL, &session));
     CHECK(statistics_of(session).finish == TGV_FINISH_NONE);
     CHECK(statistics_of(session).context_size == info.context_length);
 

@@ -147,6 +147,32 @@ static void check_session(const fixture *f)
     tgv_session_cancel(NULL);
 }
 
+static void check_boxes(const fixture *f)
+{
+    tgv_boxes *boxes = SENTINEL(tgv_boxes);
+    tgv_box box = TGV_BOX_INIT;
+
+    INVALID(tgv_boxes_create(NULL, &boxes), "image");
+    INVALID(tgv_boxes_create(f->image, NULL), "out_boxes");
+    CHECK(boxes == SENTINEL(tgv_boxes));
+    CHECK_OK(tgv_boxes_create(f->image, &boxes));
+    CHECK_OK(tgv_boxes_push(boxes, "<1><2><3><4>"));
+    INVALID(tgv_boxes_push(NULL, "text"), "boxes");
+    INVALID(tgv_boxes_push(boxes, NULL), "text");
+    CHECK(tgv_boxes_count(NULL) == 0 && tgv_boxes_count(boxes) == 1);
+    box.x0 = 77;
+    INVALID(tgv_boxes_get(NULL, 0, &box), "boxes");
+    INVALID(tgv_boxes_get(boxes, 0, NULL), "NULL");
+    INVALID(tgv_boxes_get(boxes, 1, &box), "no box 1");
+    INVALID(tgv_boxes_get(boxes, SIZE_MAX, &box), "no box");
+    CHECK(box.x0 == 77 && box.label == NULL);
+    INVALID(tgv_boxes_draw(NULL, f->image, "no/such/folder/boxes.png"), "boxes");
+    INVALID(tgv_boxes_draw(boxes, NULL, "no/such/folder/boxes.png"), "image");
+    INVALID(tgv_boxes_draw(boxes, f->image, NULL), "path");
+    tgv_boxes_free(boxes);
+    tgv_boxes_free(NULL);
+}
+
 int main(int argc, char **argv)
 {
     fixture f = open_fixture(argc, argv);
@@ -159,6 +185,8 @@ int main(int argc, char **argv)
     check_session_params(&f);
     CHECK_WORKS(&f);
     check_session(&f);
+    CHECK_WORKS(&f);
+    check_boxes(&f);
     CHECK_WORKS(&f);
     CHECK_OK(tgv_set_log_callback(NULL, NULL));
     tgv_model_free(NULL);

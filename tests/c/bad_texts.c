@@ -13,9 +13,14 @@ static void check_not_utf8(const fixture *f, const char *text)
     tgv_session *session = SENTINEL(tgv_session);
     tgv_model *model = SENTINEL(tgv_model);
     tgv_image *image = SENTINEL(tgv_image);
+    tgv_boxes *boxes = NULL;
     const char *answer = SENTINEL(char);
     size_t n = 77;
 
+    CHECK_OK(tgv_boxes_create(f->image, &boxes));
+    CHECK_FAILS(tgv_boxes_push(boxes, text), TGV_ERROR_INVALID_UTF8, "text");
+    CHECK_FAILS(tgv_boxes_draw(boxes, f->image, text), TGV_ERROR_INVALID_UTF8, "path");
+    tgv_boxes_free(boxes);
     CHECK_FAILS(tgv_model_load(text, f->vision, NULL, &model), TGV_ERROR_INVALID_UTF8, "decoder_path");
     CHECK_FAILS(tgv_model_load(f->decoder, text, NULL, &model), TGV_ERROR_INVALID_UTF8, "vision_path");
     CHECK_FAILS(tgv_image_from_file(text, &image), TGV_ERROR_INVALID_UTF8, "path");

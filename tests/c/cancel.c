@@ -140,6 +140,7 @@ static void cancel_all(const fixture *f, int times)
 int main(int argc, char **argv)
 {
     fixture f = open_fixture(argc, argv);
+    tgv_session_params params = session_params();
     CHECK(argc == OWN_ARGUMENTS + 2);
     long_question = argv[OWN_ARGUMENTS];
     long_answer = argv[OWN_ARGUMENTS + 1];
@@ -147,7 +148,8 @@ int main(int argc, char **argv)
     /* And with several threads in the decoder. */
     tgv_session_free(f.session);
     f.session = NULL;
-    CHECK_OK(tgv_session_create(f.model, NULL, &f.session));
+    params.threads = 2;
+    CHECK_OK(tgv_session_create(f.model, &params, &f.session));
     cancel_all(&f, rounds(10));
     close_fixture(&f);
     return 0;

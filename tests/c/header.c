@@ -120,6 +120,14 @@ FIELD(tgv_statistics, context_used, 48, 4);
 FIELD(tgv_statistics, context_size, 52, 4);
 FIELD(tgv_statistics, finish, 56, 4);
 FIELD(tgv_statistics, reserved, 60, 4);
+
+STRUCT(tgv_box, 32);
+FIELD(tgv_box, struct_size, 0, 8);
+FIELD(tgv_box, label, 8, 8);
+FIELD(tgv_box, x0, 16, 4);
+FIELD(tgv_box, y0, 20, 4);
+FIELD(tgv_box, x1, 24, 4);
+FIELD(tgv_box, y1, 28, 4);
 #endif
 
 /* Every function with its exact type: another type does not compile, a missing function does not link. */
@@ -155,6 +163,12 @@ struct functions {
     tgv_status (*session_set_sampling)(tgv_session *, const tgv_sampling_params *);
     void (*session_cancel)(tgv_session *);
     tgv_status (*session_statistics)(const tgv_session *, tgv_statistics *);
+    tgv_status (*boxes_create)(const tgv_image *, tgv_boxes **);
+    tgv_status (*boxes_push)(tgv_boxes *, const char *);
+    size_t (*boxes_count)(const tgv_boxes *);
+    tgv_status (*boxes_get)(const tgv_boxes *, size_t, tgv_box *);
+    tgv_status (*boxes_draw)(const tgv_boxes *, const tgv_image *, const char *);
+    void (*boxes_free)(tgv_boxes *);
 };
 
 static const struct functions functions = {
@@ -189,6 +203,12 @@ static const struct functions functions = {
     tgv_session_set_sampling,
     tgv_session_cancel,
     tgv_session_statistics,
+    tgv_boxes_create,
+    tgv_boxes_push,
+    tgv_boxes_count,
+    tgv_boxes_get,
+    tgv_boxes_draw,
+    tgv_boxes_free,
 };
 
 /* Callback types, likewise. */
@@ -254,6 +274,7 @@ int main(void)
     CHECK_INIT(tgv_sampling_params, TGV_SAMPLING_PARAMS_INIT);
     CHECK_INIT(tgv_session_params, TGV_SESSION_PARAMS_INIT);
     CHECK_INIT(tgv_statistics, TGV_STATISTICS_INIT);
+    CHECK_INIT(tgv_box, TGV_BOX_INIT);
 
     CHECK(functions.abi_version() == TGV_ABI_VERSION);
     CHECK(strcmp(functions.version(), TGV_VERSION) == 0);

@@ -1,8 +1,13 @@
-/* Progress of loading and encoding rises from 0 to 1, and its callback can stop each at any point.
+/* Progress of loading and encoding rises from 0 to 1, on the thread of the call, and its callback can stop each at any point.
  *
  *   progress DECODER VISION PICTURE QUESTION ANSWER
  */
+#define _POSIX_C_SOURCE 200809L
 #include "check.h"
+
+#include <pthread.h>
+
+static pthread_t caller;
 
 typedef struct meter {
     int calls, stop_at; /* stop at this call, counted from 1; 0 is never */
@@ -12,6 +17,7 @@ typedef struct meter {
 static int32_t on_progress(float fraction, void *user_data)
 {
     meter *m = (meter *)user_data;
+    CHECK(pthread_equal(pthread_self(), caller));
     CHECK(m->stop_at == 0 || m->calls < m->stop_at); /* not called again once it has asked to stop */
     CHECK(fraction >= 0 && fraction <= 1 && fraction >= m->last);
     m->last = fraction;
@@ -110,6 +116,7 @@ static void check_add_image(const fixture *f)
 int main(int argc, char **argv)
 {
     fixture f = open_fixture(argc, argv);
+    caller = pthread_self();
     check_load(&f);
     check_encode(&f);
     check_add_image(&f);

@@ -133,7 +133,7 @@ typedef enum way {
 static void run_phase(way how, char **argv)
 {
     enum { CYCLES = 10, WARM_UP = 3 };
-    long before = 0, grown;
+    memory_use before = { 0, 0 }, after;
     int i, unmapped = 0;
     for (i = 0; i < CYCLES; i++) {
         void *library = how == THREAD_ON_ITS_OWN ? NULL : open_library(argv);
@@ -143,13 +143,16 @@ static void run_phase(way how, char **argv)
             run_thread(library, argv);
         NEED(library == NULL || dlclose(library) == 0);
         if (i == WARM_UP)
-            before = resident_kib();
+            before = measure_memory();
         if (i > WARM_UP)
             unmapped += is_mapped(argv[6]) == 0;
     }
-    grown = resident_kib() - before;
-    printf("way %d: %ld KiB, and %ld more after %d cycles, unmapped in %d\n", how, before, grown, CYCLES - WARM_UP, unmapped);
-    NEED(getenv("TGV_TEST_ROUNDS_DIVISOR") != NULL || grown < TOLERATED_KIB + unmapped * LOST_WHEN_UNMAPPED_KIB);
+    after = measure_memory();
+    printf("way %d, %d cycles, %d of them unmapped: %ld KiB allocated and %ld resident, %ld and %ld more\n", how,
+           CYCLES - WARM_UP - 1, unmapped, before.allocated, before.resident, after.allocated - before.allocated,
+           after.resident - before.resident);
+    NEED(after.allocated - before.allocated < TOLERATED_ALLOCATED_KIB + unmapped * LOST_WHEN_UNMAPPED_KIB);
+    NEED(after.resident - before.resident < TOLERATED_RESIDENT_KIB);
 }
 
 int main(int argc, char **argv)

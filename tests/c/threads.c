@@ -22,13 +22,11 @@ static char *const *question_number(int i)
 static void *worker(void *argument)
 {
     const int number = *(const int *)argument;
+    tgv_session_params params = session_params();
     tgv_session *session = NULL;
     int i;
-    /* One of them with several threads in its decoder. */
-    if (number == 0)
-        CHECK_OK(tgv_session_create(model, NULL, &session));
-    else
-        session = create_session(model);
+    params.threads = number == 0 ? 2 : 1; /* one of them with several threads in its decoder */
+    CHECK_OK(tgv_session_create(model, &params, &session));
     for (i = 0; i < rounds(6); i++) {
         /* Each thread starts somewhere else, so that different pictures are encoded at the same time. */
         int k = number + i * 5;

@@ -15,7 +15,7 @@ impl Random {
 
     /// 0 … n − 1.
     pub fn below(&mut self, n: usize) -> usize {
-        (u64::from(self.next()) * n as u64 >> 31) as usize
+        ((u64::from(self.next()) * n as u64) >> 31) as usize
     }
 
     /// −1 … 1.
