@@ -48,6 +48,8 @@ static void free_one(fixture *f, int kind)
 
 int main(int argc, char **argv)
 {
+    const int step = 24 / rounds(24); /* of the 24 orders */
+    int found = 0;
     tgv_session *session;
     fixture f;
     int order, i;
@@ -58,8 +60,8 @@ int main(int argc, char **argv)
             kinds[i] = rest % KINDS;
             seen |= 1 << kinds[i];
         }
-        if (seen != (1 << KINDS) - 1)
-            continue; /* no permutation */
+        if (seen != (1 << KINDS) - 1 || found++ % step != 0)
+            continue; /* no permutation, or passed over */
         f = open_fixture(argc, argv);
         for (i = 0; i < KINDS; i++) {
             use(&f);
