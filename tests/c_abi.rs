@@ -791,3 +791,44 @@ fn example_chat_explains_itself() {
     no_picture.exits_with(1);
     assert!(no_picture.stderr.contains("chat: ") && no_picture.stderr.contains("no/such/picture.png"));
 }
+
+#[test]
+fn example_ground_finds_and_draws() {
+    let workshop = Workshop::new();
+    let ground = example(&workshop, "ground");
+    let arguments = |out: &Path| {
+        let files = Arguments::files("f16", "f16").with(demo("shapes-1.png"));
+        files.with("[refer] give me the location of the yellow square").with(out).0
+    };
+    let drawn = workshop.path("drawn.png");
+    let outcome = ground.run(arguments(&drawn));
+    outcome.succeeds();
+    // The picture is 365 px wide and high; the reference answers {<8><3><28><24>}.
+    assert_eq!(outcome.stdout, "{<8><3><28><24>}\nbox 1: x 29 to 102, y 11 to 88 px\n", "{}", outcome.report());
+    let before = tinygptv::Image::open(&demo("shapes-1.png")).expect("the picture");
+    let after = tinygptv::Image::open(&drawn).expect("the drawing");
+    assert_eq!((after.width(), after.height()), (before.width(), before.height()));
+    let changed = before.rgb().chunks(3).zip(after.rgb().chunks(3)).filter(|(a, b)| a != b).count();
+    // An outline of two pixels around 73 × 77.
+    assert!((400..800).contains(&changed), "{changed} pixels are drawn");
+
+    let nowhere = ground.run(arguments(Path::new("no/such/folder/out.png")));
+    nowhere.exits_with(1);
+    assert!(nowhere.stderr.contains("cannot write 'no/such/folder/out.png'"), "{}", nowhere.report());
+    assert!(ground.run(["--help"]).stdout.starts_with("usage: ground "));
+}
+
+/// The first C program of README.md, as it stands there.
+#[test]
+fn readme_program_answers() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let source = readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a C program");
+    let workshop = Workshop::new();
+    let path = workshop.write("readme.c", source.as_bytes());
+    let outcome = workshop.build(&path, Language::C("c99"), watcher()).run([""; 0]);
+    outcome.succeeds();
+    assert_eq!(
+        outcome.stdout.trim_end(),
+        "There is a small yellow square, a large green circle, a large blue triangle and a large red circle."
+    );
+}
