@@ -159,7 +159,7 @@ typedef int32_t (*tgv_progress_callback)(float fraction, void *user_data);
 /**
  * How to load a model. Initialise with TGV_MODEL_PARAMS_INIT; zero means default in every field.
  */
-typedef struct {
+typedef struct tgv_model_params {
   /**
    * sizeof(tgv_model_params), set by the INIT macro.
    */
@@ -185,7 +185,7 @@ typedef struct {
 /**
  * Figures of a model. Initialise with TGV_MODEL_INFO_INIT.
  */
-typedef struct {
+typedef struct tgv_model_info {
   /**
    * sizeof(tgv_model_info), set by the INIT macro.
    */
@@ -239,7 +239,7 @@ typedef struct {
 /**
  * How to encode an image. Initialise with TGV_ENCODE_PARAMS_INIT.
  */
-typedef struct {
+typedef struct tgv_encode_params {
   /**
    * sizeof(tgv_encode_params), set by the INIT macro.
    */
@@ -258,7 +258,7 @@ typedef struct {
  * How tokens are chosen. Initialise with TGV_SAMPLING_PARAMS_INIT; all-zero is greedy. With TGV_SAMPLING_RANDOM, zero
  * takes the model's own value.
  */
-typedef struct {
+typedef struct tgv_sampling_params {
   /**
    * sizeof(tgv_sampling_params), set by the INIT macro.
    */
@@ -300,7 +300,7 @@ typedef struct {
 /**
  * How a session works. Initialise with TGV_SESSION_PARAMS_INIT; zero means default in every field.
  */
-typedef struct {
+typedef struct tgv_session_params {
   /**
    * sizeof(tgv_session_params), set by the INIT macro.
    */
@@ -340,7 +340,7 @@ typedef struct {
   /**
    * How tokens are chosen; NULL is greedy.
    */
-  const tgv_sampling_params *sampling;
+  const struct tgv_sampling_params *sampling;
   /**
    * Gets the fraction done while tgv_session_add_image encodes, and may ask to stop; may be NULL.
    */
@@ -361,7 +361,7 @@ typedef int32_t (*tgv_text_callback)(const char *text, size_t length, void *user
 /**
  * Figures of a session's last answer. Initialise with TGV_STATISTICS_INIT.
  */
-typedef struct {
+typedef struct tgv_statistics {
   /**
    * sizeof(tgv_statistics), set by the INIT macro.
    */
@@ -415,7 +415,7 @@ typedef struct {
 /**
  * One box, in pixels of the picture. Initialise with TGV_BOX_INIT.
  */
-typedef struct {
+typedef struct tgv_box {
   /**
    * sizeof(tgv_box), set by the INIT macro.
    */
@@ -588,15 +588,15 @@ tgv_status tgv_set_log_callback(tgv_log_callback callback,
  */
 tgv_status tgv_model_load(const char *decoder_path,
                           const char *vision_path,
-                          const tgv_model_params *params,
-                          tgv_model **out_model);
+                          const struct tgv_model_params *params,
+                          struct tgv_model **out_model);
 
 /**
  * Frees a model; NULL does nothing. Sessions and embeddings made with it stay usable and keep what they need of it.
  *
  * Thread-safety: any thread, once.
  */
-void tgv_model_free(tgv_model *model);
+void tgv_model_free(struct tgv_model *model);
 
 /**
  * Tells a model's figures.
@@ -605,21 +605,21 @@ void tgv_model_free(tgv_model *model);
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_model_get_info(const tgv_model *model, tgv_model_info *out_info);
+tgv_status tgv_model_get_info(const struct tgv_model *model, struct tgv_model_info *out_info);
 
 /**
  * One line about the model for a person, UTF-8: name, architecture, sizes. Belongs to the model. Empty for NULL.
  *
  * Thread-safety: any thread.
  */
-const char *tgv_model_description(const tgv_model *model);
+const char *tgv_model_description(const struct tgv_model *model);
 
 /**
  * How many prompt templates the model has; 0 for NULL.
  *
  * Thread-safety: any thread.
  */
-size_t tgv_model_template_count(const tgv_model *model);
+size_t tgv_model_template_count(const struct tgv_model *model);
 
 /**
  * The name of a prompt template, for tgv_session_params.template_name. Belongs to the model. Empty for NULL and for an
@@ -627,7 +627,7 @@ size_t tgv_model_template_count(const tgv_model *model);
  *
  * Thread-safety: any thread.
  */
-const char *tgv_model_template_name(const tgv_model *model, size_t index);
+const char *tgv_model_template_name(const struct tgv_model *model, size_t index);
 
 /**
  * Tells how many tokens a text is, that is, how many positions of the context it takes.
@@ -637,7 +637,7 @@ const char *tgv_model_template_name(const tgv_model *model, size_t index);
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_model_count_tokens(const tgv_model *model, const char *text, size_t *out_count);
+tgv_status tgv_model_count_tokens(const struct tgv_model *model, const char *text, size_t *out_count);
 
 /**
  * Reads a picture file: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF or PNM, recognised by content.
@@ -649,14 +649,14 @@ tgv_status tgv_model_count_tokens(const tgv_model *model, const char *text, size
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_image_from_file(const char *path, tgv_image **out_image);
+tgv_status tgv_image_from_file(const char *path, struct tgv_image **out_image);
 
 /**
  * Decodes a picture file that is in memory; see tgv_image_from_file. The data are not needed afterwards.
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_image_from_memory(const void *data, size_t size, tgv_image **out_image);
+tgv_status tgv_image_from_memory(const void *data, size_t size, struct tgv_image **out_image);
 
 /**
  * Takes pixels from memory. They are copied.
@@ -676,21 +676,21 @@ tgv_status tgv_image_from_pixels(const void *pixels,
                                  uint32_t height,
                                  size_t stride,
                                  int32_t format,
-                                 tgv_image **out_image);
+                                 struct tgv_image **out_image);
 
 /**
  * Tells an image's sides in pixels. Either pointer may be NULL.
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_image_get_size(const tgv_image *image, uint32_t *out_width, uint32_t *out_height);
+tgv_status tgv_image_get_size(const struct tgv_image *image, uint32_t *out_width, uint32_t *out_height);
 
 /**
  * Frees an image; NULL does nothing.
  *
  * Thread-safety: any thread, once.
  */
-void tgv_image_free(tgv_image *image);
+void tgv_image_free(struct tgv_image *image);
 
 /**
  * Encodes an image: the expensive half of a question. Keep the result to ask about the same image again.
@@ -702,10 +702,10 @@ void tgv_image_free(tgv_image *image);
  *
  * Thread-safety: any thread; several may encode with one model at once.
  */
-tgv_status tgv_embedding_encode(const tgv_model *model,
-                                const tgv_image *image,
-                                const tgv_encode_params *params,
-                                tgv_embedding **out_embedding);
+tgv_status tgv_embedding_encode(const struct tgv_model *model,
+                                const struct tgv_image *image,
+                                const struct tgv_encode_params *params,
+                                struct tgv_embedding **out_embedding);
 
 /**
  * Makes an embedding from floats that tgv_embedding_copy gave, perhaps in an earlier run of the program.
@@ -717,17 +717,17 @@ tgv_status tgv_embedding_encode(const tgv_model *model,
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_embedding_from_values(const tgv_model *model,
+tgv_status tgv_embedding_from_values(const struct tgv_model *model,
                                      const float *values,
                                      size_t count,
-                                     tgv_embedding **out_embedding);
+                                     struct tgv_embedding **out_embedding);
 
 /**
  * Tells the shape of an embedding: `rows` vectors of `width` floats. Either pointer may be NULL.
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_embedding_get_size(const tgv_embedding *embedding, size_t *out_rows, size_t *out_width);
+tgv_status tgv_embedding_get_size(const struct tgv_embedding *embedding, size_t *out_rows, size_t *out_width);
 
 /**
  * Copies an embedding's floats out, row-major.
@@ -737,14 +737,14 @@ tgv_status tgv_embedding_get_size(const tgv_embedding *embedding, size_t *out_ro
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_embedding_copy(const tgv_embedding *embedding, float *values, size_t count);
+tgv_status tgv_embedding_copy(const struct tgv_embedding *embedding, float *values, size_t count);
 
 /**
  * Frees an embedding; NULL does nothing. Sessions it was added to keep what they need.
  *
  * Thread-safety: any thread, once.
  */
-void tgv_embedding_free(tgv_embedding *embedding);
+void tgv_embedding_free(struct tgv_embedding *embedding);
 
 /**
  * Starts a conversation. Everything that params points to is copied, but on_progress and user_data.
@@ -756,7 +756,9 @@ void tgv_embedding_free(tgv_embedding *embedding);
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_session_create(const tgv_model *model, const tgv_session_params *params, tgv_session **out_session);
+tgv_status tgv_session_create(const struct tgv_model *model,
+                              const struct tgv_session_params *params,
+                              struct tgv_session **out_session);
 
 /**
  * Frees a session; NULL does nothing. The model it was created with may have been freed before. A call that is running on
@@ -764,7 +766,7 @@ tgv_status tgv_session_create(const tgv_model *model, const tgv_session_params *
  *
  * Thread-safety: any thread, once.
  */
-void tgv_session_free(tgv_session *session);
+void tgv_session_free(struct tgv_session *session);
 
 /**
  * Encodes an image and puts it in front of the next question. Several images before one question are allowed.
@@ -773,7 +775,7 @@ void tgv_session_free(tgv_session *session);
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_add_image(tgv_session *session, const tgv_image *image);
+tgv_status tgv_session_add_image(struct tgv_session *session, const struct tgv_image *image);
 
 /**
  * Puts an image that was encoded before in front of the next question. The embedding may be freed afterwards.
@@ -782,7 +784,7 @@ tgv_status tgv_session_add_image(tgv_session *session, const tgv_image *image);
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_add_embedding(tgv_session *session, const tgv_embedding *embedding);
+tgv_status tgv_session_add_embedding(struct tgv_session *session, const struct tgv_embedding *embedding);
 
 /**
  * Asks a question about the images added since the last one, or goes on with the conversation.
@@ -800,7 +802,7 @@ tgv_status tgv_session_add_embedding(tgv_session *session, const tgv_embedding *
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_ask(tgv_session *session,
+tgv_status tgv_session_ask(struct tgv_session *session,
                            const char *question,
                            tgv_text_callback on_text,
                            void *user_data,
@@ -814,7 +816,7 @@ tgv_status tgv_session_ask(tgv_session *session,
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_reset(tgv_session *session);
+tgv_status tgv_session_reset(struct tgv_session *session);
 
 /**
  * Changes how tokens are chosen from the next question on.
@@ -825,7 +827,7 @@ tgv_status tgv_session_reset(tgv_session *session);
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_set_sampling(tgv_session *session, const tgv_sampling_params *params);
+tgv_status tgv_session_set_sampling(struct tgv_session *session, const struct tgv_sampling_params *params);
 
 /**
  * Makes the call that is running on the session (tgv_session_add_image or tgv_session_ask) return TGV_ERROR_CANCELLED
@@ -833,7 +835,7 @@ tgv_status tgv_session_set_sampling(tgv_session *session, const tgv_sampling_par
  *
  * Thread-safety: any thread, at any moment of the session's life, also from callbacks.
  */
-void tgv_session_cancel(tgv_session *session);
+void tgv_session_cancel(struct tgv_session *session);
 
 /**
  * Tells the figures of the last answer.
@@ -844,7 +846,7 @@ void tgv_session_cancel(tgv_session *session);
  *
  * Thread-safety: one thread at a time.
  */
-tgv_status tgv_session_statistics(const tgv_session *session, tgv_statistics *out_statistics);
+tgv_status tgv_session_statistics(const struct tgv_session *session, struct tgv_statistics *out_statistics);
 
 /**
  * Starts a list of the boxes that an answer about `image` names. Feed it the answer with tgv_boxes_push, in one piece or
@@ -854,8 +856,8 @@ tgv_status tgv_session_statistics(const tgv_session *session, tgv_statistics *ou
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_boxes_create(const tgv_image *image,
-                            tgv_boxes **out_boxes);
+tgv_status tgv_boxes_create(const struct tgv_image *image,
+                            struct tgv_boxes **out_boxes);
 
 /**
  * Takes the next piece of the answer. A box `{<x0><y0><x1><y1>}`, with or without a phrase `<p>...</p>` in front, is in the list
@@ -865,7 +867,7 @@ tgv_status tgv_boxes_create(const tgv_image *image,
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_boxes_push(tgv_boxes *boxes,
+tgv_status tgv_boxes_push(struct tgv_boxes *boxes,
                           const char *text);
 
 /**
@@ -873,7 +875,7 @@ tgv_status tgv_boxes_push(tgv_boxes *boxes,
  *
  * Thread-safety: any thread.
  */
-size_t tgv_boxes_count(const tgv_boxes *boxes);
+size_t tgv_boxes_count(const struct tgv_boxes *boxes);
 
 /**
  * Tells a box.
@@ -883,7 +885,7 @@ size_t tgv_boxes_count(const tgv_boxes *boxes);
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_boxes_get(const tgv_boxes *boxes, size_t index, tgv_box *out_box);
+tgv_status tgv_boxes_get(const struct tgv_boxes *boxes, size_t index, struct tgv_box *out_box);
 
 /**
  * Draws the boxes and their labels onto a copy of the picture and writes it as a PNG file.
@@ -895,14 +897,14 @@ tgv_status tgv_boxes_get(const tgv_boxes *boxes, size_t index, tgv_box *out_box)
  *
  * Thread-safety: any thread.
  */
-tgv_status tgv_boxes_draw(const tgv_boxes *boxes, const tgv_image *image, const char *path);
+tgv_status tgv_boxes_draw(const struct tgv_boxes *boxes, const struct tgv_image *image, const char *path);
 
 /**
  * Frees a list of boxes, and with it their labels; NULL does nothing.
  *
  * Thread-safety: any thread, once.
  */
-void tgv_boxes_free(tgv_boxes *boxes);
+void tgv_boxes_free(struct tgv_boxes *boxes);
 
 #ifdef __cplusplus
 }  // extern "C"

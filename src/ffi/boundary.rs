@@ -170,6 +170,14 @@ fn check_size<T: SizedStruct>(size: usize) -> Result<()> {
     )))
 }
 
+/// A reserved field, which may come to mean something: other values than zero are refused until it does.
+pub(super) fn require_zero(reserved: impl Into<i64>, name: &str) -> Result<()> {
+    if reserved.into() == 0 {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!("{name}.reserved is not 0; initialise the struct with its _INIT macro")))
+}
+
 /// A count from a C integer: negative is refused.
 pub(super) fn count(value: i32, name: &str) -> Result<usize> {
     usize::try_from(value).map_err(|_| Error::InvalidArgument(format!("{name} is {value}; use 0 for the default")))

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::boundary::{
-    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
-    write_result, Handle, SizedStruct,
+    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
+    tgv_progress_callback, write_result, Handle, SizedStruct,
 };
 use super::embedding::tgv_embedding;
 use super::error::{c_string, tgv_status};
@@ -194,6 +194,7 @@ fn finish_number(finish: Finish) -> i32 {
 
 /// The safe API's sampling of a C struct; `fallback` is the model's own random sampling.
 fn sampling_of(params: &tgv_sampling_params, fallback: Sampling) -> Result<Sampling> {
+    require_zero(params.reserved, tgv_sampling_params::NAME)?;
     let or = |value: f32, default: f32| if value == 0.0 { default } else { value };
     let sampling = match params.mode {
         TGV_SAMPLING_GREEDY => Sampling { repeat_penalty: or(params.repeat_penalty, 1.0), ..Sampling::default() },
@@ -224,6 +225,7 @@ fn random_seed() -> u32 {
 }
 
 unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<SessionOptions> {
+    require_zero(params.reserved, tgv_session_params::NAME)?;
     let mut stops = Vec::new();
     if params.stop_text_count > 0 {
         if params.stop_texts.is_null() || params.stop_text_count > 1024 {
