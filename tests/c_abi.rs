@@ -589,6 +589,11 @@ fn progress() {
 // ---- Lifetimes
 
 #[test]
+fn free_elsewhere() {
+    succeeds("free_elsewhere", Arguments::long());
+}
+
+#[test]
 fn free_orders() {
     succeeds("free_orders", Arguments::short());
 }

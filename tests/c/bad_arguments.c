@@ -173,9 +173,25 @@ static void check_boxes(const fixture *f)
     tgv_boxes_free(NULL);
 }
 
+/* The last error is that of the last call that failed, whatever succeeds after it. */
+static void check_last_error(const fixture *f)
+{
+    const char *text;
+    char copy[256];
+    INVALID(tgv_image_get_size(NULL, NULL, NULL), "image");
+    text = tgv_last_error();
+    CHECK(strlen(text) < sizeof copy);
+    strcpy(copy, text);
+    CHECK_WORKS(f);
+    CHECK(tgv_last_error() == text && strcmp(text, copy) == 0);
+    INVALID(tgv_session_reset(NULL), "session");
+    CHECK(strcmp(tgv_last_error(), copy) != 0);
+}
+
 int main(int argc, char **argv)
 {
     fixture f = open_fixture(argc, argv);
+    check_last_error(&f);
     check_model(&f);
     CHECK_WORKS(&f);
     check_image(&f);

@@ -72,16 +72,39 @@ static void check_callback(const fixture *f)
     tgv_session_free(session);
 }
 
+/* The answer is the session's until its next question. */
+static void check_answer_stays(const fixture *f)
+{
+    tgv_session *session = session_with(f, NULL);
+    const char *answer = NULL;
+    CHECK_OK(tgv_session_ask(session, f->question, NULL, NULL, &answer));
+    CHECK_OK(tgv_session_set_sampling(session, NULL));
+    CHECK_OK(tgv_session_reset(session));
+    CHECK_OK(tgv_session_add_image(session, f->image));
+    CHECK_OK(tgv_session_add_embedding(session, f->embedding));
+    tgv_session_cancel(session);
+    CHECK(statistics_of(session).finish == TGV_FINISH_NONE);
+    CHECK(strcmp(answer, f->answer) == 0);
+    tgv_session_free(session);
+}
+
 /* Positions that a first question takes with these options. */
 static uint32_t prompt_tokens(const fixture *f, const char *template_name, const char *system_text)
 {
     tgv_session_params params = session_params();
     tgv_session *session;
     uint32_t tokens;
+    char *system = NULL;
+    if (system_text != NULL) {
+        system = (char *)malloc(strlen(system_text) + 1);
+        CHECK(system != NULL);
+        strcpy(system, system_text);
+    }
     params.max_new_tokens = 1;
     params.template_name = template_name;
-    params.system_text = system_text;
+    params.system_text = system;
     session = session_with(f, &params);
+    free(system); /* it was copied */
     CHECK_OK(tgv_session_ask(session, f->question, NULL, NULL, NULL));
     tokens = statistics_of(session).prompt_tokens;
     tgv_session_free(session);
@@ -140,6 +163,7 @@ int main(int argc, char **argv)
     check_stop_text(&f, argv[OWN_ARGUMENTS]);
     check_stop_text(&f, argv[OWN_ARGUMENTS + 1]);
     check_callback(&f);
+    check_answer_stays(&f);
     check_what_comes_before(&f);
     check_system_once(&f);
     CHECK_WORKS(&f);

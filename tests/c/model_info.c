@@ -24,6 +24,7 @@ static void check_figures(const fixture *f, char **own)
     CHECK(info.decoder_parameters > 100000 && info.decoder_parameters < info.decoder_bytes * 8);
 
     params.threads = 1;
+    params.gpu_layers = 99; /* without effect where there is no GPU */
     CHECK_OK(tgv_model_load(f->decoder, f->vision, &params, &single));
     CHECK_OK(tgv_model_get_info(single, &info));
     CHECK(info.threads == 1);
