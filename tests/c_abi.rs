@@ -262,6 +262,12 @@ fn answers(decoder: &str, vision: &str, how: &str, questions: Vec<[OsString; 3]>
     succeeds("answers", arguments);
 }
 
+/// All of them, or some where the runner is slow.
+fn sample<T>(items: Vec<T>) -> Vec<T> {
+    let step = if watcher() == Watch::Valgrind { 6 } else { 1 };
+    items.into_iter().step_by(step).collect()
+}
+
 #[test]
 fn answers_f16() {
     answers("f16", "f16", "exact", demo_questions());
@@ -269,7 +275,7 @@ fn answers_f16() {
 
 #[test]
 fn answers_f16_golden() {
-    answers("f16", "f16", "exact", golden_questions());
+    answers("f16", "f16", "exact", sample(golden_questions()));
 }
 
 #[test]
@@ -286,7 +292,7 @@ fn answers_q4_k_m() {
 fn conversation() {
     let workshop = Workshop::new();
     let program = workshop.program("conversation");
-    for scene in scenes() {
+    for scene in sample(scenes()) {
         let mut arguments = Arguments::files("f16", "f16").with(scene.image);
         arguments.0.extend(scene.conversation.into_iter().flat_map(|(q, a)| [q.into(), a.into()]));
         program.run(arguments.0).succeeds();
