@@ -189,6 +189,8 @@ impl Program {
                 // Interior pointers, as hash tables have them, are only "possibly" lost.
                 command.args(["-q", "--leak-check=full"]);
                 command.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
+                // One thread runs at a time, and without this the others hardly ever get their turn.
+                command.arg("--fair-sched=try");
                 command.arg(format!("--error-exitcode={FOUND}")).arg(&self.path);
                 command.env("TGV_TEST_ROUNDS_DIVISOR", VALGRIND_ROUNDS_DIVISOR);
                 command
