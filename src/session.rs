@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::decoder::{Decoder, Sampler, Sampling, Slot};
+use crate::decoder::{Decoder, DecoderOptions, KvType, Sampler, Sampling, Slot};
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -49,6 +49,8 @@ pub struct SessionOptions {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Numbers of the KV cache.
+    pub kv_type: KvType,
 }
 
 /// Why an answer ended.
@@ -143,7 +145,8 @@ impl Session {
         let stops = model.templates().stops().iter().chain(&options.stops).cloned().collect();
         let threads = decoder_threads(options.threads, &model);
         let cancel = Arc::new(AtomicBool::new(false));
-        let decoder = Decoder::new(model.decoder().clone(), context, threads, cancel.clone())?;
+        let decoder_options = DecoderOptions { capacity: context, threads, kv_type: options.kv_type };
+        let decoder = Decoder::new(model.decoder().clone(), &decoder_options, cancel.clone())?;
         Ok(Session {
             decoder,
             template,

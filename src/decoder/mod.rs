@@ -26,6 +26,27 @@ pub use validate::DecoderInfo;
 /// Most positions that one pass of llama.cpp's graph takes.
 const MICRO_BATCH: usize = 512;
 
+/// Numbers of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision: half the memory, and what llama.cpp computes fastest with.
+    #[default]
+    F16,
+    /// Single precision, with attention computed in single precision too: for comparisons with a reference.
+    F32,
+}
+
+/// How a context is made.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderOptions {
+    /// Positions it can hold.
+    pub capacity: usize,
+    /// Threads it computes on.
+    pub threads: usize,
+    /// Numbers of the KV cache.
+    pub kv_type: KvType,
+}
+
 /// A buffer for the messages of the C++ side.
 struct ErrorText([c_char; 512]);
 
@@ -284,16 +305,12 @@ unsafe extern "C" fn on_abort_check(user_data: *mut c_void) -> bool {
 }
 
 impl Decoder {
-    /// A context of `capacity` positions that computes on `n_threads` threads and stops when `cancel` becomes true.
-    pub fn new(
-        model: Arc<DecoderModel>,
-        capacity: usize,
-        n_threads: usize,
-        cancel: Arc<AtomicBool>,
-    ) -> Result<Decoder> {
+    /// A context that stops computing when `cancel` becomes true.
+    pub fn new(model: Arc<DecoderModel>, options: &DecoderOptions, cancel: Arc<AtomicBool>) -> Result<Decoder> {
         // SAFETY: plain data.
         let mut params = unsafe { llama::llama_context_default_params() };
-        let n_threads = n_threads.clamp(1, 512) as i32;
+        let capacity = options.capacity;
+        let n_threads = options.threads.clamp(1, 512) as i32;
         params.n_ctx =
             u32::try_from(capacity).map_err(|_| Error::InvalidArgument("the context is too large".into()))?;
         params.n_batch = MICRO_BATCH as u32;
@@ -304,6 +321,12 @@ impl Decoder {
         params.n_threads = n_threads;
         params.n_threads_batch = n_threads;
         params.no_perf = true;
+        if options.kv_type == KvType::F32 {
+            params.type_k = llama::GGML_TYPE_F32;
+            params.type_v = llama::GGML_TYPE_F32;
+            // ggml's fused attention rounds to half precision inside.
+            params.flash_attn_type = llama::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        }
         params.abort_callback = Some(on_abort_check);
         params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
         let mut error = ErrorText::new();
