@@ -1,7 +1,10 @@
-//! Compiles the one C++ file of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built.
+//! Compiles the C++ files of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+const SOURCES: [&str; 4] = ["context.cpp", "grammar.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
+const HEADERS: [&str; 2] = ["guard.h", "tgvi.h"];
 
 /// llama.cpp's source folder, as the CMake cache of the sys crate's build names it.
 fn llama_source(cmake_dir: &Path) -> PathBuf {
@@ -16,8 +19,9 @@ fn llama_source(cmake_dir: &Path) -> PathBuf {
 }
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/decoder/phi2_extra_norms.h");
-    println!("cargo:rerun-if-changed=src/decoder/phi2_extra_norms.cpp");
+    for file in SOURCES.iter().chain(&HEADERS) {
+        println!("cargo:rerun-if-changed=src/decoder/{file}");
+    }
     println!("cargo:rerun-if-env-changed=DEP_LLAMA_GGML_CMAKE_DIR");
 
     let cmake_dir = env::var("DEP_LLAMA_GGML_CMAKE_DIR").expect("llama-cpp-sys-2 tells where its build is");
@@ -25,7 +29,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file("src/decoder/phi2_extra_norms.cpp")
+        .files(SOURCES.map(|file| format!("src/decoder/{file}")))
         .include("src/decoder")
         .include(llama.join("src"))
         .include(llama.join("include"))

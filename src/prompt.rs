@@ -41,6 +41,17 @@ const QUESTION: &str = "{question}";
 const IMAGE: &str = "{image}";
 
 impl Template {
+    /// A caller's own: `turn` with `{images}` and `{question}`, `image` with `{image}`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a mark is missing or there twice.
+    pub fn custom(turn: &str, image: &str) -> Result<Template> {
+        let template =
+            Template { name: "custom".into(), system: String::new(), turn: turn.into(), image: image.into() };
+        template.check().map_err(Error::InvalidArgument)?;
+        Ok(template)
+    }
+
     fn check(&self) -> std::result::Result<(), String> {
         for (text, mark) in [(&self.turn, IMAGES), (&self.turn, QUESTION), (&self.image, IMAGE)] {
             let n = text.matches(mark).count();

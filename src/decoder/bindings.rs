@@ -1,4 +1,4 @@
-//! The functions of phi2_extra_norms.h.
+//! The functions of tgvi.h.
 
 use std::ffi::{c_char, c_void};
 
@@ -7,6 +7,13 @@ use llama_cpp_sys_2 as llama;
 /// `struct tgvi_context`.
 #[repr(C)]
 pub struct Context {
+    _private: [u8; 0],
+    _not_send: std::marker::PhantomData<*mut c_void>,
+}
+
+/// `struct tgvi_grammar`.
+#[repr(C)]
+pub struct Grammar {
     _private: [u8; 0],
     _not_send: std::marker::PhantomData<*mut c_void>,
 }
@@ -40,13 +47,37 @@ extern "C" {
     pub fn tgvi_context_free(context: *mut Context);
     pub fn tgvi_context_llama(context: *mut Context) -> *mut llama::llama_context;
     pub fn tgvi_batch_clear(context: *mut Context);
-    pub fn tgvi_batch_add_token(context: *mut Context, token: i32, position: i32, wants_logits: bool) -> bool;
+    pub fn tgvi_batch_add_token(
+        context: *mut Context,
+        sequence: i32,
+        token: i32,
+        position: i32,
+        wants_logits: bool,
+    ) -> bool;
     pub fn tgvi_batch_add_embedding(
         context: *mut Context,
+        sequence: i32,
         values: *const f32,
         width: usize,
         position: i32,
         wants_logits: bool,
     ) -> bool;
     pub fn tgvi_batch_process(context: *mut Context, error: *mut c_char, error_size: usize) -> i32;
+    pub fn tgvi_grammar_new(
+        model: *const llama::llama_model,
+        text: *const c_char,
+        root: *const c_char,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut Grammar;
+    pub fn tgvi_grammar_free(grammar: *mut Grammar);
+    pub fn tgvi_grammar_filter(
+        grammar: *const Grammar,
+        candidates: *mut llama::llama_token_data,
+        count: usize,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> bool;
+    pub fn tgvi_grammar_accept(grammar: *mut Grammar, token: i32, error: *mut c_char, error_size: usize) -> bool;
+    pub fn tgvi_grammar_complete(grammar: *const Grammar) -> bool;
 }

@@ -2,6 +2,8 @@
 
 mod backend;
 mod bindings;
+mod branches;
+mod grammar;
 mod sampler;
 mod validate;
 
@@ -20,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::log;
 
+pub use branches::{BranchSlot, Branches};
+pub use grammar::Grammar;
 pub use sampler::{Sampler, Sampling};
 pub use validate::DecoderInfo;
 
@@ -35,6 +39,12 @@ pub enum KvType {
     /// Single precision, with attention computed in single precision too: for comparisons with a reference.
     F32,
 }
+
+/// Branches that may grow side by side from what a context holds.
+const MAX_BRANCHES: usize = 16;
+
+/// Most positions of one pass whose logits can be read. Each costs a vocabulary's worth of floats.
+const MAX_OUTPUTS: usize = 64;
 
 /// How a context is made.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +186,11 @@ impl DecoderModel {
         self.llama.size()
     }
 
+    fn can_branch(&self) -> bool {
+        // SAFETY: the model is alive.
+        unsafe { !llama::llama_model_is_recurrent(self.as_ptr()) && !llama::llama_model_is_hybrid(self.as_ptr()) }
+    }
+
     fn has_token(&self, token: i32) -> bool {
         (0..self.info.n_vocab as i32).contains(&token)
     }
@@ -183,6 +198,13 @@ impl DecoderModel {
     /// Whether the token ends an answer by itself.
     pub fn is_end_of_generation(&self, token: i32) -> bool {
         self.has_token(token) && self.llama.vocab().is_eog(LlamaToken(token))
+    }
+
+    /// The token that begins a sequence in training, if the vocabulary has one.
+    pub fn bos(&self) -> Option<i32> {
+        // SAFETY: the model is alive.
+        let token = unsafe { llama::llama_vocab_bos(llama::llama_model_get_vocab(self.as_ptr())) };
+        Some(token).filter(|&t| self.has_token(t))
     }
 
     /// llama.cpp's own tokenizer, without BOS or EOS, special tokens in the text recognised.
@@ -283,6 +305,17 @@ impl PartialEq for Slot {
     }
 }
 
+/// The sequence of the KV cache that `Decoder::evaluate` and `append` work on; branches have the numbers after it.
+const TRUNK: i32 = 0;
+
+/// One position of a pass.
+struct Entry<'a> {
+    sequence: i32,
+    position: usize,
+    slot: &'a Slot,
+    wants_logits: bool,
+}
+
 /// One context: a KV cache, what it holds, and the logits of the last position.
 pub struct Decoder {
     context: NonNull<bindings::Context>,
@@ -315,9 +348,11 @@ impl Decoder {
             u32::try_from(capacity).map_err(|_| Error::InvalidArgument("the context is too large".into()))?;
         params.n_batch = MICRO_BATCH as u32;
         params.n_ubatch = MICRO_BATCH.min(capacity) as u32;
-        params.n_seq_max = 1;
-        // Only the last position's logits are read: saves a vocabulary's worth of floats for each position of a batch.
-        params.n_outputs_max = 1;
+        // Recurrent architectures keep one state a sequence and cannot share a beginning.
+        let branching = model.can_branch();
+        params.n_seq_max = if branching { 1 + MAX_BRANCHES as u32 } else { 1 };
+        params.kv_unified = true;
+        params.n_outputs_max = if branching { MAX_OUTPUTS as u32 } else { 1 };
         params.n_threads = n_threads;
         params.n_threads_batch = n_threads;
         params.no_perf = true;
@@ -415,10 +450,10 @@ impl Decoder {
         if self.broken {
             return;
         }
-        // SAFETY: the context is alive; sequence 0 is the only one.
+        // SAFETY: the context is alive.
         let removed = unsafe {
             let memory = llama::llama_get_memory(self.llama());
-            llama::llama_memory_seq_rm(memory, 0, length as i32, -1)
+            llama::llama_memory_seq_rm(memory, TRUNK, length as i32, -1)
         };
         if !removed {
             // Recurrent architectures cannot forget a part of what they hold: start over.
@@ -433,26 +468,50 @@ impl Decoder {
         unsafe { bindings::tgvi_context_llama(self.context.as_ptr()) }
     }
 
+    /// Evaluates `slots` as positions `start`, `start + 1`, ... of the trunk.
     fn process(&mut self, slots: &[Slot], start: usize, wants_logits: bool) -> Result<()> {
+        let last = slots.len() - 1;
+        self.submit(slots.iter().enumerate().map(|(i, slot)| Entry {
+            sequence: TRUNK,
+            position: start + i,
+            slot,
+            wants_logits: wants_logits && i == last,
+        }))?;
+        if wants_logits {
+            let logits = self.logits_row(-1)?.to_vec();
+            self.logits = logits;
+        }
+        Ok(())
+    }
+
+    /// One pass of llama.cpp's graph.
+    fn submit<'s>(&mut self, entries: impl Iterator<Item = Entry<'s>>) -> Result<()> {
         if self.broken {
             return Err(Error::Decoder("it failed before; create a new session".into()));
         }
         let context = self.context.as_ptr();
         // SAFETY: the context is alive and used by this thread only.
         unsafe { bindings::tgvi_batch_clear(context) };
-        for (i, slot) in slots.iter().enumerate() {
-            let position = (start + i) as i32;
-            let logits = wants_logits && i + 1 == slots.len();
+        let mut count = 0;
+        for Entry { sequence, position, slot, wants_logits } in entries {
+            let at = position as i32;
             let added = match slot {
                 Slot::Token(id) if self.model.has_token(*id) => {
                     // SAFETY: as above.
-                    unsafe { bindings::tgvi_batch_add_token(context, *id, position, logits) }
+                    unsafe { bindings::tgvi_batch_add_token(context, sequence, *id, at, wants_logits) }
                 }
                 Slot::Image(embedding, row) if embedding.width() == self.model.width => {
                     let values = embedding.row(*row);
-                    // SAFETY: as above; the row lives as long as `slots`, which outlives the processing below.
+                    // SAFETY: as above; the row lives as long as the slots, which outlive the processing below.
                     unsafe {
-                        bindings::tgvi_batch_add_embedding(context, values.as_ptr(), values.len(), position, logits)
+                        bindings::tgvi_batch_add_embedding(
+                            context,
+                            sequence,
+                            values.as_ptr(),
+                            values.len(),
+                            at,
+                            wants_logits,
+                        )
                     }
                 }
                 _ => false,
@@ -460,35 +519,30 @@ impl Decoder {
             if !added {
                 return Err(Error::Internal(format!("position {position} could not be put into the batch")));
             }
+            count += 1;
         }
         let mut error = ErrorText::new();
         // SAFETY: as above.
         match unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) } {
-            0 => {}
-            1 => return Err(Error::ContextFull { capacity: self.capacity, used: start, needed: slots.len() }),
-            2 => return Err(Error::Cancelled),
+            0 => Ok(()),
+            1 => Err(Error::ContextFull { capacity: self.capacity, used: self.held.len(), needed: count }),
+            2 => Err(Error::Cancelled),
             code => {
                 self.broken = true;
-                return Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe())));
+                Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe())))
             }
         }
-        if wants_logits {
-            self.read_logits()?;
-        }
-        Ok(())
     }
 
-    fn read_logits(&mut self) -> Result<()> {
-        let n = self.model.info.n_vocab;
-        // SAFETY: the context is alive; -1 names the last position with logits.
-        let logits = unsafe { llama::llama_get_logits_ith(self.llama(), -1) };
+    /// Logits of an entry of the last pass that wanted them; -1 names the last of them.
+    fn logits_row(&self, entry: i32) -> Result<&[f32]> {
+        // SAFETY: the context is alive.
+        let logits = unsafe { llama::llama_get_logits_ith(self.llama(), entry) };
         if logits.is_null() {
             return Err(Error::Decoder("llama.cpp gave no logits".into()));
         }
-        self.logits.clear();
-        // SAFETY: llama.cpp keeps a row of n_vocab floats there until the next batch.
-        self.logits.extend_from_slice(unsafe { std::slice::from_raw_parts(logits, n) });
-        Ok(())
+        // SAFETY: llama.cpp keeps a row of n_vocab floats there until the next pass, which takes &mut self.
+        Ok(unsafe { std::slice::from_raw_parts(logits, self.model.info.n_vocab) })
     }
 }
 

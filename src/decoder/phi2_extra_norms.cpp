@@ -1,58 +1,23 @@
 // Phi-2 with the three norms that TinyGPT-V adds (docs/model.md, section 6): LayerNorm with bias on every head's query and key before
 // rotary, RMSNorm on the attention output before it joins the residual stream. llama.cpp has no architecture with all
 // three, so its private phi2 class is derived from here; the crate pins llama.cpp exactly for that reason.
-#include "phi2_extra_norms.h"
+#include "tgvi.h"
+
+#include "guard.h"
 
 #include "ggml-backend.h"
-#include "ggml-cpu.h"
 #include "llama-impl.h"
 #include "models/models.h"
 
 #include <cmath>
-#include <cstdio>
-#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+using tgvi::guarded;
+
 namespace {
-
-void write_error(char * error, size_t size, const char * text) {
-    if (error != nullptr && size > 0) {
-        std::snprintf(error, size, "%s", text);
-    }
-}
-
-// Set while this thread runs inside `guarded`.
-thread_local int guard_depth = 0;
-
-struct guard_scope {
-    guard_scope() { ++guard_depth; }
-    ~guard_scope() { --guard_depth; }
-};
-
-// ggml calls this before it ends the process. Our own checks come first; what they let through becomes an exception that
-// `guarded` catches, as long as it happens on the calling thread. ggml is C, but its frames have unwind tables on every
-// platform we build for.
-void throw_instead_of_abort(const char * message) {
-    if (guard_depth > 0) {
-        throw std::runtime_error(message);
-    }
-}
-
-// Runs f; any exception becomes `fallback` with its text in `error`.
-template <typename T, typename F> T guarded(T fallback, char * error, size_t size, F && f) {
-    const guard_scope scope;
-    try {
-        return f();
-    } catch (const std::exception & e) {
-        write_error(error, size, e.what());
-    } catch (...) {
-        write_error(error, size, "unknown C++ exception");
-    }
-    return fallback;
-}
 
 struct phi2_extra_norms : public llama_model_phi2 {
     phi2_extra_norms(const llama_model_params & params, float post_norm_eps)
@@ -170,102 +135,11 @@ llama_model * load_with_norms(const char * path, llama_model_params params, floa
 
 }  // namespace
 
-void tgvi_init() {
-    ggml_set_abort_callback(throw_instead_of_abort);
-}
-
 llama_model * tgvi_model_load(const char * path, const llama_model_params * params, bool extra_norms,
                               float post_norm_eps, bool * cancelled, char * error, size_t error_size) {
     *cancelled = false;
     return guarded<llama_model *>(nullptr, error, error_size, [&]() {
         return extra_norms ? load_with_norms(path, *params, post_norm_eps, cancelled)
                            : llama_model_load_from_file(path, *params);
-    });
-}
-
-int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,
-                      char * error, size_t error_size) {
-    return guarded<int32_t>(INT32_MIN, error, error_size, [&]() {
-        return llama_tokenize(llama_model_get_vocab(model), text, int32_t(length), tokens, int32_t(capacity), false, true);
-    });
-}
-
-struct tgvi_context {
-    ggml_threadpool_t pool  = nullptr;
-    llama_context *   llama = nullptr;
-    llama_batch_ext * batch = nullptr;
-
-    ~tgvi_context() {
-        if (batch != nullptr) {
-            llama_batch_ext_free(batch);
-        }
-        if (llama != nullptr) {
-            llama_free(llama);
-        }
-        if (pool != nullptr) {
-            ggml_threadpool_free(pool);
-        }
-    }
-};
-
-tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params * params, char * error,
-                                size_t error_size) {
-    return guarded<tgvi_context *>(nullptr, error, error_size, [&]() {
-        auto context   = std::make_unique<tgvi_context>();
-        context->llama = llama_init_from_model(model, *params);
-        if (context->llama == nullptr) {
-            throw std::runtime_error("the context could not be created");
-        }
-        // Our own pool: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
-        ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
-        pool_params.poll                   = 0;
-        context->pool                      = ggml_threadpool_new(&pool_params);
-        if (context->pool == nullptr) {
-            throw std::runtime_error("the worker threads could not be started");
-        }
-        llama_attach_threadpool(context->llama, context->pool, nullptr);
-        context->batch = llama_batch_ext_init(context->llama);
-        if (context->batch == nullptr) {
-            throw std::runtime_error("the batch could not be created");
-        }
-        return context.release();
-    });
-}
-
-void tgvi_context_free(tgvi_context * context) {
-    delete context;
-}
-
-llama_context * tgvi_context_llama(tgvi_context * context) {
-    return context->llama;
-}
-
-void tgvi_batch_clear(tgvi_context * context) {
-    llama_batch_ext_clear(context->batch);
-}
-
-static bool finish_entry(tgvi_context * context, int32_t index, int32_t position, bool wants_logits) {
-    const llama_pos at = position;
-    return index >= 0 && llama_batch_ext_set_pos(context->batch, index, &at) &&
-           llama_batch_ext_set_output_logits(context->batch, index, wants_logits);
-}
-
-bool tgvi_batch_add_token(tgvi_context * context, int32_t token, int32_t position, bool wants_logits) {
-    return guarded<bool>(false, nullptr, 0, [&]() {
-        return finish_entry(context, llama_batch_ext_add_token(context->batch, 0, token), position, wants_logits);
-    });
-}
-
-bool tgvi_batch_add_embedding(tgvi_context * context, const float * values, size_t width, int32_t position,
-                              bool wants_logits) {
-    return guarded<bool>(false, nullptr, 0, [&]() {
-        const llama_embd row = { values, 1, width };
-        return finish_entry(context, llama_batch_ext_add_embd(context->batch, 0, row), position, wants_logits);
-    });
-}
-
-int32_t tgvi_batch_process(tgvi_context * context, char * error, size_t error_size) {
-    return guarded<int32_t>(-100, error, error_size, [&]() {
-        return llama_process(context->llama, LLAMA_PROCESS_TYPE_DECODE, context->batch);
     });
 }

@@ -5,6 +5,7 @@ use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use llama_cpp_2::token::LlamaToken;
 
+use super::Grammar;
 use crate::error::{Error, Result};
 
 /// How the next token is chosen. Random sampling applies penalty, temperature, top-k, top-p, min-p, in this order.
@@ -85,17 +86,36 @@ impl Sampler {
         Ok(Sampler { chain: LlamaSampler::chain(steps, true) })
     }
 
-    /// Chooses a token from the logits of the whole vocabulary and remembers it for the repetition penalty.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<i32> {
+    /// Chooses a token from the logits of the whole vocabulary, among those that `grammar` allows next, and remembers it
+    /// for the repetition penalty. `None` when the grammar allows no token.
+    pub fn sample(&mut self, logits: &[f32], grammar: Option<&Grammar>) -> Result<Option<i32>> {
         if logits.iter().any(|l| l.is_nan()) || !logits.iter().any(|l| l.is_finite()) {
             return Err(Error::Decoder("the logits are not finite; the decoder file may be damaged".into()));
         }
-        let entries = logits.iter().enumerate().map(|(i, &l)| LlamaTokenData::new(LlamaToken(i as i32), l, 0.0));
-        let mut candidates = LlamaTokenDataArray::from_iter(entries, false);
-        candidates.apply_sampler(&mut self.chain);
-        let token = candidates.selected_token().ok_or_else(|| Error::Internal("the sampler chose no token".into()))?;
+        let entries = || logits.iter().enumerate().map(|(i, &l)| LlamaTokenData::new(LlamaToken(i as i32), l, 0.0));
+        let mut token = self.choose(entries().collect())?;
+        if let Some(grammar) = grammar {
+            // Checking one token is much cheaper than all, and the free choice is mostly allowed.
+            let mut chosen = [LlamaTokenData::new(token, 0.0, 0.0)];
+            grammar.filter(&mut chosen)?;
+            if !chosen[0].logit().is_finite() {
+                let mut allowed: Vec<LlamaTokenData> = entries().collect();
+                grammar.filter(&mut allowed)?;
+                allowed.retain(|c| c.logit().is_finite());
+                if allowed.is_empty() {
+                    return Ok(None);
+                }
+                token = self.choose(allowed)?;
+            }
+        }
         self.chain.accept(token);
-        Ok(token.0)
+        Ok(Some(token.0))
+    }
+
+    fn choose(&mut self, candidates: Vec<LlamaTokenData>) -> Result<LlamaToken> {
+        let mut candidates = LlamaTokenDataArray::new(candidates, false);
+        candidates.apply_sampler(&mut self.chain);
+        candidates.selected_token().ok_or_else(|| Error::Internal("the sampler chose no token".into()))
     }
 }
 
@@ -107,7 +127,7 @@ mod tests {
 
     fn draw(sampling: Sampling, n: usize) -> Vec<i32> {
         let mut sampler = Sampler::new(&sampling, LOGITS.len(), n).unwrap();
-        (0..n).map(|_| sampler.sample(&LOGITS).unwrap()).collect()
+        (0..n).map(|_| sampler.sample(&LOGITS, None).unwrap().unwrap()).collect()
     }
 
     fn random() -> Sampling {
@@ -171,7 +191,7 @@ mod tests {
             assert!(matches!(bad.validate(), Err(Error::InvalidArgument(_))), "{bad:?}");
         }
         let mut sampler = Sampler::new(&random(), 2, 1).unwrap();
-        assert!(sampler.sample(&[0.0, f32::NAN]).is_err());
-        assert!(sampler.sample(&[f32::NEG_INFINITY, f32::NEG_INFINITY]).is_err());
+        assert!(sampler.sample(&[0.0, f32::NAN], None).is_err());
+        assert!(sampler.sample(&[f32::NEG_INFINITY, f32::NEG_INFINITY], None).is_err());
     }
 }

@@ -12,7 +12,7 @@ use super::embedding::tgv_embedding;
 use super::error::{c_string, tgv_status};
 use super::image::tgv_image;
 use super::model::tgv_model;
-use crate::decoder::{KvType, Sampling};
+use crate::decoder::Sampling;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::session::{CancelHandle, Finish, Session, SessionOptions};
@@ -258,7 +258,7 @@ unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<
         stops,
         max_new_tokens: count(params.max_new_tokens, "max_new_tokens")?,
         sampling: sampling_of(&sampling, model.chat_sampling())?,
-        kv_type: KvType::default(),
+        ..SessionOptions::default()
     })
 }
 

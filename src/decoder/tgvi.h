@@ -31,14 +31,33 @@ struct tgvi_context * tgvi_context_new(struct llama_model * model, const struct 
 void tgvi_context_free(struct tgvi_context * context);
 struct llama_context * tgvi_context_llama(struct tgvi_context * context);
 
-// Empties the batch; then entries are added in order of position, for sequence 0.
+// Empties the batch; then entries are added, those of a sequence in order of position.
 void tgvi_batch_clear(struct tgvi_context * context);
-bool tgvi_batch_add_token(struct tgvi_context * context, int32_t token, int32_t position, bool wants_logits);
-bool tgvi_batch_add_embedding(struct tgvi_context * context, const float * values, size_t width, int32_t position,
-                              bool wants_logits);
+bool tgvi_batch_add_token(struct tgvi_context * context, int32_t sequence, int32_t token, int32_t position,
+                          bool wants_logits);
+bool tgvi_batch_add_embedding(struct tgvi_context * context, int32_t sequence, const float * values, size_t width,
+                              int32_t position, bool wants_logits);
 
 // llama_process() on the batch: 0 done, 1 no room in the KV cache, 2 aborted by the abort callback, below 0 failed.
 int32_t tgvi_batch_process(struct tgvi_context * context, char * error, size_t error_size);
+
+// What a grammar allows next: GBNF parsed by llama.cpp, and the state after the tokens accepted so far.
+struct tgvi_grammar;
+
+// Starts at rule `root`. NULL on failure.
+struct tgvi_grammar * tgvi_grammar_new(const struct llama_model * model, const char * text, const char * root,
+                                       char * error, size_t error_size);
+void tgvi_grammar_free(struct tgvi_grammar * grammar);
+
+// Sets the logit of every candidate that the grammar does not allow next to minus infinity.
+bool tgvi_grammar_filter(const struct tgvi_grammar * grammar, llama_token_data * candidates, size_t count, char * error,
+                         size_t error_size);
+
+// Moves on by an allowed token that does not end the generation.
+bool tgvi_grammar_accept(struct tgvi_grammar * grammar, int32_t token, char * error, size_t error_size);
+
+// Whether what was accepted is a whole text of the grammar.
+bool tgvi_grammar_complete(const struct tgvi_grammar * grammar);
 
 #ifdef __cplusplus
 }

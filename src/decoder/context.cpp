@@ -1,0 +1,99 @@
+// A llama.cpp context with a thread pool of its own and one batch; and llama.cpp's tokenizer.
+#include "guard.h"
+#include "tgvi.h"
+
+#include "ggml-backend.h"
+#include "ggml-cpu.h"
+
+#include <memory>
+#include <stdexcept>
+
+using tgvi::guarded;
+
+int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,
+                      char * error, size_t error_size) {
+    return guarded<int32_t>(INT32_MIN, error, error_size, [&]() {
+        return llama_tokenize(llama_model_get_vocab(model), text, int32_t(length), tokens, int32_t(capacity), false, true);
+    });
+}
+
+struct tgvi_context {
+    ggml_threadpool_t pool  = nullptr;
+    llama_context *   llama = nullptr;
+    llama_batch_ext * batch = nullptr;
+
+    ~tgvi_context() {
+        if (batch != nullptr) {
+            llama_batch_ext_free(batch);
+        }
+        if (llama != nullptr) {
+            llama_free(llama);
+        }
+        if (pool != nullptr) {
+            ggml_threadpool_free(pool);
+        }
+    }
+};
+
+tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params * params, char * error,
+                                size_t error_size) {
+    return guarded<tgvi_context *>(nullptr, error, error_size, [&]() {
+        auto context   = std::make_unique<tgvi_context>();
+        context->llama = llama_init_from_model(model, *params);
+        if (context->llama == nullptr) {
+            throw std::runtime_error("the context could not be created");
+        }
+        // Our own pool: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
+        ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
+        pool_params.poll                   = 0;
+        context->pool                      = ggml_threadpool_new(&pool_params);
+        if (context->pool == nullptr) {
+            throw std::runtime_error("the worker threads could not be started");
+        }
+        llama_attach_threadpool(context->llama, context->pool, nullptr);
+        context->batch = llama_batch_ext_init(context->llama);
+        if (context->batch == nullptr) {
+            throw std::runtime_error("the batch could not be created");
+        }
+        return context.release();
+    });
+}
+
+void tgvi_context_free(tgvi_context * context) {
+    delete context;
+}
+
+llama_context * tgvi_context_llama(tgvi_context * context) {
+    return context->llama;
+}
+
+void tgvi_batch_clear(tgvi_context * context) {
+    llama_batch_ext_clear(context->batch);
+}
+
+static bool finish_entry(tgvi_context * context, int32_t index, int32_t position, bool wants_logits) {
+    const llama_pos at = position;
+    return index >= 0 && llama_batch_ext_set_pos(context->batch, index, &at) &&
+           llama_batch_ext_set_output_logits(context->batch, index, wants_logits);
+}
+
+bool tgvi_batch_add_token(tgvi_context * context, int32_t sequence, int32_t token, int32_t position,
+                          bool wants_logits) {
+    return guarded<bool>(false, nullptr, 0, [&]() {
+        return finish_entry(context, llama_batch_ext_add_token(context->batch, sequence, token), position, wants_logits);
+    });
+}
+
+bool tgvi_batch_add_embedding(tgvi_context * context, int32_t sequence, const float * values, size_t width,
+                              int32_t position, bool wants_logits) {
+    return guarded<bool>(false, nullptr, 0, [&]() {
+        const llama_embd row = { values, 1, width };
+        return finish_entry(context, llama_batch_ext_add_embd(context->batch, sequence, row), position, wants_logits);
+    });
+}
+
+int32_t tgvi_batch_process(tgvi_context * context, char * error, size_t error_size) {
+    return guarded<int32_t>(-100, error, error_size, [&]() {
+        return llama_process(context->llama, LLAMA_PROCESS_TYPE_DECODE, context->batch);
+    });
+}

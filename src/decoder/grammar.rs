@@ -1,0 +1,108 @@
+//! Grammars in GBNF, llama.cpp's notation: which tokens may come next.
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_sys_2 as llama;
+
+use super::{bindings, DecoderModel, ErrorText};
+use crate::error::{Error, Result};
+
+/// Longest text of a grammar. llama.cpp's parser takes time and memory that grow faster than the text.
+const MAX_BYTES: usize = 64 << 10;
+/// llama.cpp's parser recurses once a parenthesis.
+const MAX_NESTING: usize = 100;
+
+/// A grammar and how far an answer has come in it.
+pub struct Grammar {
+    state: NonNull<bindings::Grammar>,
+}
+
+// SAFETY: the state is tied to no thread and used by one at a time.
+unsafe impl Send for Grammar {}
+
+impl Grammar {
+    /// Parses `text`; answers follow its rule `root`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the place for a text that is no grammar, is too large, or has a rule that begins with itself.
+    pub fn new(model: &DecoderModel, text: &str, root: &str) -> Result<Grammar> {
+        let bad = |problem: String| Error::InvalidArgument(format!("the grammar cannot be used: {problem}"));
+        if text.len() > MAX_BYTES {
+            return Err(bad(format!("it has {} bytes, {MAX_BYTES} are allowed", text.len())));
+        }
+        // Parentheses inside literals count too: a false alarm at this depth is no loss.
+        let mut depth = 0usize;
+        for byte in text.bytes() {
+            match byte {
+                b'(' => depth += 1,
+                b')' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > MAX_NESTING {
+                return Err(bad(format!("parentheses are nested more than {MAX_NESTING} deep")));
+            }
+        }
+        let nul = |_| bad("it contains a NUL character".into());
+        let (text, root) = (CString::new(text).map_err(nul)?, CString::new(root).map_err(nul)?);
+        let mut error = ErrorText::new();
+        // SAFETY: both texts are terminated and live during the call; the model is alive.
+        let state = unsafe {
+            bindings::tgvi_grammar_new(
+                model.as_ptr(),
+                text.as_ptr(),
+                root.as_ptr(),
+                error.0.as_mut_ptr(),
+                error.0.len(),
+            )
+        };
+        NonNull::new(state).map(|state| Grammar { state }).ok_or_else(|| bad(error.describe()))
+    }
+
+    /// Sets the logit of every candidate that may not come next to minus infinity.
+    pub fn filter(&self, candidates: &mut [LlamaTokenData]) -> Result<()> {
+        let mut error = ErrorText::new();
+        // SAFETY: LlamaTokenData is a transparent wrapper of llama_token_data (its crate is pinned exactly).
+        let done = unsafe {
+            bindings::tgvi_grammar_filter(
+                self.state.as_ptr(),
+                candidates.as_mut_ptr().cast::<llama::llama_token_data>(),
+                candidates.len(),
+                error.0.as_mut_ptr(),
+                error.0.len(),
+            )
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(Error::Decoder(format!("the grammar failed: {}", error.describe())))
+        }
+    }
+
+    /// Moves on by a token that `filter` let through and that does not end the generation.
+    pub fn accept(&mut self, token: i32) -> Result<()> {
+        let mut error = ErrorText::new();
+        // SAFETY: the state is alive; the token was checked by the caller.
+        let done =
+            unsafe { bindings::tgvi_grammar_accept(self.state.as_ptr(), token, error.0.as_mut_ptr(), error.0.len()) };
+        if done {
+            Ok(())
+        } else {
+            Err(Error::Decoder(format!("the grammar failed: {}", error.describe())))
+        }
+    }
+
+    /// Whether the answer so far is a whole text of the grammar.
+    pub fn is_complete(&self) -> bool {
+        // SAFETY: the state is alive.
+        unsafe { bindings::tgvi_grammar_complete(self.state.as_ptr()) }
+    }
+}
+
+impl Drop for Grammar {
+    fn drop(&mut self) {
+        // SAFETY: created by tgvi_grammar_new and freed once.
+        unsafe { bindings::tgvi_grammar_free(self.state.as_ptr()) };
+    }
+}

@@ -1,0 +1,44 @@
+#include "guard.h"
+
+#include "ggml.h"
+
+#include <cstdio>
+#include <stdexcept>
+
+namespace {
+
+// Set while this thread runs inside `guarded`.
+thread_local int guard_depth = 0;
+
+// ggml calls this before it ends the process. Our own checks come first; what they let through becomes an exception that
+// `guarded` catches, as long as it happens on the calling thread. ggml is C, but its frames have unwind tables on every
+// platform we build for.
+void throw_instead_of_abort(const char * message) {
+    if (guard_depth > 0) {
+        throw std::runtime_error(message);
+    }
+}
+
+}  // namespace
+
+namespace tgvi {
+
+guard_scope::guard_scope() {
+    ++guard_depth;
+}
+
+guard_scope::~guard_scope() {
+    --guard_depth;
+}
+
+void write_error(char * error, size_t size, const char * text) {
+    if (error != nullptr && size > 0) {
+        std::snprintf(error, size, "%s", text);
+    }
+}
+
+}  // namespace tgvi
+
+extern "C" void tgvi_init() {
+    ggml_set_abort_callback(throw_instead_of_abort);
+}
