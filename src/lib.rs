@@ -59,4 +59,4 @@ pub use embedding::Embedding;
 pub use error::{Error, Result};
 pub use image::{Image, PixelFormat};
 pub use model::{Model, ModelInfo, ModelOptions};
-pub use session::{CancelHandle, Finish, Session, SessionOptions, Statistics};
+pub use session::{CancelHandle, Constraint, Finish, RankOptions, Session, SessionOptions, Statistics, WhenFull};

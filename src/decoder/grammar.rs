@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const MAX_BYTES: usize = 64 << 10;
 /// llama.cpp's parser recurses once a parenthesis.
 const MAX_NESTING: usize = 100;
+/// llama.cpp writes repetitions out. Its limit is for one; this is for all together.
+const MAX_REPETITIONS: u64 = 1 << 14;
 
 /// A grammar and how far an answer has come in it.
 pub struct Grammar {
@@ -32,18 +34,7 @@ impl Grammar {
         if text.len() > MAX_BYTES {
             return Err(bad(format!("it has {} bytes, {MAX_BYTES} are allowed", text.len())));
         }
-        // Parentheses inside literals count too: a false alarm at this depth is no loss.
-        let mut depth = 0usize;
-        for byte in text.bytes() {
-            match byte {
-                b'(' => depth += 1,
-                b')' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            if depth > MAX_NESTING {
-                return Err(bad(format!("parentheses are nested more than {MAX_NESTING} deep")));
-            }
-        }
+        check_text(text).map_err(bad)?;
         let nul = |_| bad("it contains a NUL character".into());
         let (text, root) = (CString::new(text).map_err(nul)?, CString::new(root).map_err(nul)?);
         let mut error = ErrorText::new();
@@ -104,5 +95,95 @@ impl Drop for Grammar {
     fn drop(&mut self) {
         // SAFETY: created by tgvi_grammar_new and freed once.
         unsafe { bindings::tgvi_grammar_free(self.state.as_ptr()) };
+    }
+}
+
+/// Refuses what llama.cpp's parser would spend endless time, memory or stack on. Everything else is left to it.
+fn check_text(text: &str) -> std::result::Result<(), String> {
+    let mut chars = text.chars().peekable();
+    let mut depth = 0usize;
+    let mut repetitions = 0u64;
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => skip_quoted(&mut chars, '"'),
+            '[' => skip_quoted(&mut chars, ']'),
+            '#' => while chars.next().is_some_and(|c| c != '\n' && c != '\r') {},
+            '(' => {
+                depth += 1;
+                if depth > MAX_NESTING {
+                    return Err(format!("parentheses are nested more than {MAX_NESTING} deep"));
+                }
+            }
+            ')' => depth = depth.saturating_sub(1),
+            '{' => {
+                let inside: String = chars.by_ref().take_while(|&c| c != '}').collect();
+                repetitions = repetitions.saturating_add(repetition_count(&inside)?);
+                if repetitions > MAX_REPETITIONS {
+                    return Err(format!("its repetitions add up to more than {MAX_REPETITIONS}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn skip_quoted(chars: &mut impl Iterator<Item = char>, end: char) {
+    while let Some(c) = chars.next() {
+        if c == end {
+            return;
+        }
+        if c == '\\' {
+            chars.next();
+        }
+    }
+}
+
+/// The larger number of `m`, `m,` or `m,n`.
+fn repetition_count(inside: &str) -> std::result::Result<u64, String> {
+    let number = |text: &str| -> std::result::Result<u64, String> {
+        text.trim().parse().map_err(|_| format!("'{{{inside}}}' is no repetition; write {{m}}, {{m,}} or {{m,n}}"))
+    };
+    match inside.split_once(',') {
+        None => number(inside),
+        Some((least, most)) if most.trim().is_empty() => number(least),
+        Some((least, most)) => {
+            let (least, most) = (number(least)?, number(most)?);
+            if least > most {
+                return Err(format!("'{{{inside}}}' asks for at least {least} and at most {most}"));
+            }
+            Ok(most)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmless_texts_pass() {
+        for text in [
+            "root ::= \"a{9,1} ((\" [({9,1}] # {9,1}\n",
+            r#"root ::= "\"{9,1}" [\]{9,1}] "x"{2} "y"{ 2 , 3 } "z"{2,}"#,
+            "\"unclosed",
+            "root ::= \\",
+        ] {
+            assert_eq!(check_text(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn endless_texts_do_not() {
+        for (text, problem) in [
+            ("root ::= \"a\"{9,1}".to_owned(), "at least 9"),
+            ("root ::= \"a\"{9".to_owned() + &"9".repeat(30) + "}", "no repetition"),
+            ("root ::= \"a\"{1 # ,\n,2}".to_owned(), "no repetition"),
+            ("root ::= \"a\"{x}".to_owned(), "no repetition"),
+            ("root ::= ".to_owned() + &"\"a\"{0,2000} ".repeat(9), "add up"),
+            ("(".repeat(101), "nested"),
+        ] {
+            assert!(check_text(&text).unwrap_err().contains(problem), "{text}");
+        }
     }
 }
