@@ -88,6 +88,28 @@
 #define TGV_SAMPLING_RANDOM 1
 
 /**
+ * A question that does not fit into the context fails with TGV_ERROR_CONTEXT_FULL.
+ */
+#define TGV_WHEN_FULL_FAIL 0
+
+/**
+ * The oldest questions and answers are forgotten until the next question and an answer fit (one of max_new_tokens, or of a
+ * quarter of the context where that is less). Their images stay; only when the question does not fit otherwise the oldest
+ * images go too, but never the newest one.
+ */
+#define TGV_WHEN_FULL_DROP_OLDEST 1
+
+/**
+ * A KV cache in half precision: the fastest, and right for use.
+ */
+#define TGV_KV_F16 0
+
+/**
+ * A KV cache in single precision, twice as large, with attention computed in single precision: for comparisons.
+ */
+#define TGV_KV_F32 1
+
+/**
  * The answer has not been asked for yet.
  */
 #define TGV_FINISH_NONE 0
@@ -318,9 +340,9 @@ typedef struct tgv_session_params {
    */
   int32_t max_new_tokens;
   /**
-   * Always 0.
+   * What to do when the context is full: TGV_WHEN_FULL_....
    */
-  int32_t reserved;
+  int32_t when_full;
   /**
    * Prompt template by name, see tgv_model_template_name; NULL takes the model's default.
    */
@@ -349,6 +371,24 @@ typedef struct tgv_session_params {
    * Passed to on_progress.
    */
   void *user_data;
+  /**
+   * A template of your own in place of a named one: one turn, with {images} where images go and {question}, each once.
+   * May be NULL.
+   */
+  const char *template_text;
+  /**
+   * With template_text: how one image is written, with {image} where its embedding goes; NULL takes that of the named
+   * template.
+   */
+  const char *image_text;
+  /**
+   * Numbers of the KV cache: TGV_KV_....
+   */
+  int32_t kv_type;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
 } tgv_session_params;
 
 /**
@@ -407,10 +447,47 @@ typedef struct tgv_statistics {
    */
   int32_t finish;
   /**
+   * Earlier questions with their answers that were forgotten to make room, see TGV_WHEN_FULL_DROP_OLDEST.
+   */
+  uint32_t dropped_turns;
+  /**
+   * Images that were forgotten with them.
+   */
+  uint32_t dropped_images;
+  /**
    * Always 0.
    */
   int32_t reserved;
 } tgv_statistics;
+
+/**
+ * How candidates are ranked. Initialise with TGV_RANK_PARAMS_INIT; all-zero is what the paper's ranking script does.
+ */
+typedef struct tgv_rank_params {
+  /**
+   * sizeof(tgv_rank_params), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Text that ends each candidate and counts like a part of it; NULL is a newline, "" none.
+   */
+  const char *end_text;
+  /**
+   * 1 leaves out the BOS token in front of the prompt, with which models are trained.
+   */
+  int32_t no_bos;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
+} tgv_rank_params;
+
+/**
+ * Gets a complete answer of tgv_session_ask_each: the index of its question, the answer (terminated, valid during the
+ * call), its length in bytes, and why it ended (TGV_FINISH_...). Called on the thread of tgv_session_ask_each and never
+ * after it has returned. Return 0 to go on, anything else to leave the other questions unanswered.
+ */
+typedef int32_t (*tgv_answer_callback)(size_t index, const char *answer, size_t length, int32_t finish, void *user_data);
 
 /**
  * One box, in pixels of the picture. Initialise with TGV_BOX_INIT.
@@ -830,8 +907,8 @@ tgv_status tgv_session_reset(struct tgv_session *session);
 tgv_status tgv_session_set_sampling(struct tgv_session *session, const struct tgv_sampling_params *params);
 
 /**
- * Makes the call that is running on the session (tgv_session_add_image or tgv_session_ask) return TGV_ERROR_CANCELLED
- * soon. Without such a call, and for NULL, it has no effect.
+ * Makes the call that is running on the session (tgv_session_add_image, _ask, _ask_each or _rank) return
+ * TGV_ERROR_CANCELLED soon. Without such a call, and for NULL, it has no effect.
  *
  * Thread-safety: any thread, at any moment of the session's life, also from callbacks.
  */
@@ -847,6 +924,79 @@ void tgv_session_cancel(struct tgv_session *session);
  * Thread-safety: one thread at a time.
  */
 tgv_status tgv_session_statistics(const struct tgv_session *session, struct tgv_statistics *out_statistics);
+
+/**
+ * Makes every answer from the next question on follow a grammar in GBNF, the notation of llama.cpp: its rule "root" is the
+ * answer. For example: root ::= "{" "\"count\": " [0-9]+ "}". An answer may still end early, at max_new_tokens or with the
+ * context; tgv_session_statistics tells.
+ *
+ * @param grammar  copied; NULL lets answers be free again
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, with the place, for a text that is no grammar; the session then keeps the constraint
+ * it had. _INVALID_UTF8, _BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_set_grammar(struct tgv_session *session,
+                                   const char *grammar);
+
+/**
+ * Makes every answer from the next question on one of the given texts. White space at their ends does not count.
+ *
+ * @param answers  `count` texts, copied; with a count of 0 answers are free again
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT for an empty text, one that contains a stop text, or more than 4096; the session then
+ * keeps the constraint it had. _INVALID_UTF8, _BUSY.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_set_answers(struct tgv_session *session,
+                                   const char *const *answers,
+                                   size_t count);
+
+/**
+ * Tells how likely the model finds each of several answers to a question about the images added and the conversation so
+ * far. Both stay as they are: the next question gets the same images. The prompt is evaluated once and the candidates side
+ * by side. The paper ranks with the prompt template "rank".
+ *
+ * @param candidates  `count` texts
+ * @param params      NULL for defaults
+ * @param out_losses  `count` floats: the mean loss of each candidate's tokens, in nats; the lowest is the model's choice.
+ *                    Untouched on failure
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _INVALID_UTF8, _CONTEXT_FULL, _CANCELLED, _BUSY, _DECODER.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_rank(struct tgv_session *session,
+                            const char *question,
+                            const char *const *candidates,
+                            size_t count,
+                            const struct tgv_rank_params *params,
+                            float *out_losses);
+
+/**
+ * Answers several questions, each as if it alone were asked next, about the images added and the conversation so far, which
+ * both stay as they are. What the questions have in common, the images above all, is evaluated once, and several answers
+ * are generated side by side, which is much faster than one after the other. Answers come in the order in which they are
+ * complete. When the callback ends it early, that is a success.
+ *
+ * @param questions  `count` texts
+ * @param on_answer  gets each answer
+ * @param user_data  passed to on_answer
+ *
+ * tgv_session_statistics then tells the sums over all questions.
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT, _INVALID_UTF8, _CONTEXT_FULL when one question alone does not fit, _CANCELLED, _BUSY,
+ * _DECODER. Answers delivered before a failure are good.
+ *
+ * Thread-safety: one thread at a time.
+ */
+tgv_status tgv_session_ask_each(struct tgv_session *session,
+                                const char *const *questions,
+                                size_t count,
+                                tgv_answer_callback on_answer,
+                                void *user_data);
 
 /**
  * Starts a list of the boxes that an answer about `image` names. Feed it the answer with tgv_boxes_push, in one piece or
@@ -917,6 +1067,8 @@ void tgv_boxes_free(struct tgv_boxes *boxes);
 #define TGV_MODEL_INFO_INIT { sizeof(tgv_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }
-#define TGV_SESSION_PARAMS_INIT { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL }
-#define TGV_STATISTICS_INIT { sizeof(tgv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define TGV_SESSION_PARAMS_INIT \
+  { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 0, 0 }
+#define TGV_RANK_PARAMS_INIT { sizeof(tgv_rank_params), NULL, 0, 0 }
+#define TGV_STATISTICS_INIT { sizeof(tgv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_BOX_INIT { sizeof(tgv_box), NULL, 0, 0, 0, 0 }

@@ -320,6 +320,11 @@ fn sampling() {
 }
 
 #[test]
+fn tasks() {
+    succeeds("tasks", Arguments::short());
+}
+
+#[test]
 fn endings() {
     // Two texts inside the answer: of several tokens, and within words.
     succeeds("endings", Arguments::long().with("a large green").with("riangl"));

@@ -3,8 +3,20 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns in the order of the header.
-const SOURCES: [&str; 9] =
-    ["version", "error", "log", "boundary", "model", "image", "embedding", "session", "grounding"];
+const SOURCES: [&str; 12] = [
+    "version",
+    "error",
+    "log",
+    "boundary",
+    "model",
+    "image",
+    "embedding",
+    "session",
+    "constraint",
+    "rank",
+    "batch",
+    "grounding",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

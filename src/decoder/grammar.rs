@@ -48,7 +48,9 @@ impl Grammar {
                 error.0.len(),
             )
         };
-        NonNull::new(state).map(|state| Grammar { state }).ok_or_else(|| bad(error.describe()))
+        // llama.cpp quotes all of the text behind the error.
+        let problem = || error.describe().lines().next().unwrap_or_default().to_owned();
+        NonNull::new(state).map(|state| Grammar { state }).ok_or_else(|| bad(problem()))
     }
 
     /// Sets the logit of every candidate that may not come next to minus infinity.

@@ -93,6 +93,27 @@ pub(super) unsafe fn optional_text<'a>(text: *const c_char, what: &'static str) 
     std::str::from_utf8(bytes).map(Some).map_err(|e| Error::InvalidUtf8 { what, offset: e.valid_up_to() })
 }
 
+/// An array of UTF-8 texts; NULL is fine when `count` is 0.
+///
+/// # Safety
+/// `texts` is NULL or points to `count` texts, each NULL or terminated, which live for `'a`.
+pub(super) unsafe fn text_array<'a>(
+    texts: *const *const c_char,
+    count: usize,
+    most: usize,
+    array: &str,
+    what: &'static str,
+) -> Result<Vec<&'a str>> {
+    if count > most {
+        return Err(Error::InvalidArgument(format!("{array} has {count} texts; at most {most} are allowed")));
+    }
+    if count > 0 && texts.is_null() {
+        return Err(Error::InvalidArgument(format!("{array} is NULL; pass an array of {count} texts")));
+    }
+    // SAFETY: per the contract.
+    (0..count).map(|i| unsafe { require_text(*texts.add(i), what) }).collect()
+}
+
 /// A struct whose first field is its size as the caller's header knows it. All-zero is a valid value and the default.
 ///
 /// # Safety

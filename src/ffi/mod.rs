@@ -5,12 +5,15 @@
 // The safety contract of every exported function is its C documentation.
 #![allow(clippy::missing_safety_doc)]
 
+mod batch;
 mod boundary;
+mod constraint;
 mod embedding;
 mod error;
 mod grounding;
 mod image;
 mod log;
 mod model;
+mod rank;
 mod session;
 mod version;

@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::boundary::{
     boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
-    tgv_progress_callback, write_result, Handle, SizedStruct,
+    text_array, tgv_progress_callback, write_result, Handle, SizedStruct,
 };
 use super::embedding::tgv_embedding;
 use super::error::{c_string, tgv_status};
 use super::image::tgv_image;
 use super::model::tgv_model;
-use crate::decoder::Sampling;
+use crate::decoder::{KvType, Sampling};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::session::{CancelHandle, Finish, Session, SessionOptions};
+use crate::session::{CancelHandle, Finish, Session, SessionOptions, WhenFull};
 
 /// A conversation with a model. Used by one thread at a time; a call that comes while another is running, or from inside a
 /// callback of it, returns TGV_ERROR_BUSY. Only tgv_session_cancel may be called at any moment.
@@ -28,8 +28,8 @@ pub(super) struct SessionCell {
     cancel: CancelHandle,
 }
 
-struct State {
-    session: Session,
+pub(super) struct State {
+    pub(super) session: Session,
     /// What C borrows from the last call of tgv_session_ask.
     answer: CString,
     on_progress: tgv_progress_callback,
@@ -44,8 +44,11 @@ impl Handle for tgv_session {
     const NAME: &'static str = "session";
 }
 
+/// Most stop_texts: each piece of an answer is searched for all of them.
+const MAX_STOP_TEXTS: usize = 1024;
+
 impl SessionCell {
-    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, State>> {
         match self.state.try_lock() {
             Ok(state) => Ok(state),
             // A panic inside left the session in order: its parts are changed only at the end of a call.
@@ -93,6 +96,18 @@ unsafe impl SizedStruct for tgv_sampling_params {
     const FIRST_SIZE: usize = size_of::<tgv_sampling_params>();
 }
 
+/// A question that does not fit into the context fails with TGV_ERROR_CONTEXT_FULL.
+pub const TGV_WHEN_FULL_FAIL: i32 = 0;
+/// The oldest questions and answers are forgotten until the next question and an answer fit (one of max_new_tokens, or of a
+/// quarter of the context where that is less). Their images stay; only when the question does not fit otherwise the oldest
+/// images go too, but never the newest one.
+pub const TGV_WHEN_FULL_DROP_OLDEST: i32 = 1;
+
+/// A KV cache in half precision: the fastest, and right for use.
+pub const TGV_KV_F16: i32 = 0;
+/// A KV cache in single precision, twice as large, with attention computed in single precision: for comparisons.
+pub const TGV_KV_F32: i32 = 1;
+
 /// How a session works. Initialise with TGV_SESSION_PARAMS_INIT; zero means default in every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -105,8 +120,8 @@ pub struct tgv_session_params {
     pub threads: i32,
     /// Most tokens of an answer; 0 takes 300.
     pub max_new_tokens: i32,
-    /// Always 0.
-    pub reserved: i32,
+    /// What to do when the context is full: TGV_WHEN_FULL_....
+    pub when_full: i32,
     /// Prompt template by name, see tgv_model_template_name; NULL takes the model's default.
     pub template_name: *const c_char,
     /// System text in front of the first turn; NULL takes the template's own, "" none.
@@ -121,6 +136,16 @@ pub struct tgv_session_params {
     pub on_progress: tgv_progress_callback,
     /// Passed to on_progress.
     pub user_data: *mut c_void,
+    /// A template of your own in place of a named one: one turn, with {images} where images go and {question}, each once.
+    /// May be NULL.
+    pub template_text: *const c_char,
+    /// With template_text: how one image is written, with {image} where its embedding goes; NULL takes that of the named
+    /// template.
+    pub image_text: *const c_char,
+    /// Numbers of the KV cache: TGV_KV_....
+    pub kv_type: i32,
+    /// Always 0.
+    pub reserved: i32,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -166,6 +191,10 @@ pub struct tgv_statistics {
     pub context_size: u32,
     /// Why the answer ended: TGV_FINISH_....
     pub finish: i32,
+    /// Earlier questions with their answers that were forgotten to make room, see TGV_WHEN_FULL_DROP_OLDEST.
+    pub dropped_turns: u32,
+    /// Images that were forgotten with them.
+    pub dropped_images: u32,
     /// Always 0.
     pub reserved: i32,
 }
@@ -182,7 +211,7 @@ unsafe impl SizedStruct for tgv_statistics {
 pub type tgv_text_callback =
     Option<unsafe extern "C" fn(text: *const c_char, length: usize, user_data: *mut c_void) -> i32>;
 
-fn finish_number(finish: Finish) -> i32 {
+pub(super) fn finish_number(finish: Finish) -> i32 {
     match finish {
         Finish::None => TGV_FINISH_NONE,
         Finish::Stop => TGV_FINISH_STOP,
@@ -226,39 +255,41 @@ fn random_seed() -> u32 {
 
 unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<SessionOptions> {
     require_zero(params.reserved, tgv_session_params::NAME)?;
-    let mut stops = Vec::new();
-    if params.stop_text_count > 0 {
-        if params.stop_texts.is_null() || params.stop_text_count > 1024 {
-            return Err(Error::InvalidArgument(
-                "stop_texts is NULL, or there are more than 1024; pass as many texts as stop_text_count says".into(),
-            ));
-        }
-        for i in 0..params.stop_text_count {
-            // SAFETY: the caller promises that many pointers.
-            let text = unsafe { require_text(*params.stop_texts.add(i), "a stop text")? };
-            if text.is_empty() {
-                return Err(Error::InvalidArgument("a stop text is empty; leave it out".into()));
-            }
-            stops.push(text.to_owned());
-        }
-    }
     // SAFETY: the caller's promises of the C documentation.
-    let (template, system, sampling) = unsafe {
+    let (stops, template, system, template_text, image_text, sampling) = unsafe {
         (
+            text_array(params.stop_texts, params.stop_text_count, MAX_STOP_TEXTS, "stop_texts", "a stop text")?,
             optional_text(params.template_name, "template_name")?,
             optional_text(params.system_text, "system_text")?,
+            optional_text(params.template_text, "template_text")?,
+            optional_text(params.image_text, "image_text")?,
             read_options(params.sampling)?,
         )
     };
+    if stops.iter().any(|s| s.is_empty()) {
+        return Err(Error::InvalidArgument("a stop text is empty; leave it out".into()));
+    }
+    let owned = |text: Option<&str>| text.map(str::to_owned);
     Ok(SessionOptions {
         context: count(params.context, "context")?,
         threads: count(params.threads, "threads")?,
-        template: template.map(str::to_owned),
-        system: system.map(str::to_owned),
-        stops,
+        template: owned(template),
+        template_text: owned(template_text),
+        image_text: owned(image_text),
+        system: owned(system),
+        stops: stops.into_iter().map(str::to_owned).collect(),
         max_new_tokens: count(params.max_new_tokens, "max_new_tokens")?,
         sampling: sampling_of(&sampling, model.chat_sampling())?,
-        ..SessionOptions::default()
+        kv_type: match params.kv_type {
+            TGV_KV_F16 => KvType::F16,
+            TGV_KV_F32 => KvType::F32,
+            other => return Err(Error::InvalidArgument(format!("kv_type {other} is none of TGV_KV_..."))),
+        },
+        when_full: match params.when_full {
+            TGV_WHEN_FULL_FAIL => WhenFull::Fail,
+            TGV_WHEN_FULL_DROP_OLDEST => WhenFull::DropOldest,
+            other => return Err(Error::InvalidArgument(format!("when_full {other} is none of TGV_WHEN_FULL_..."))),
+        },
     })
 }
 
@@ -418,8 +449,8 @@ pub unsafe extern "C" fn tgv_session_set_sampling(
     })
 }
 
-/// Makes the call that is running on the session (tgv_session_add_image or tgv_session_ask) return TGV_ERROR_CANCELLED
-/// soon. Without such a call, and for NULL, it has no effect.
+/// Makes the call that is running on the session (tgv_session_add_image, _ask, _ask_each or _rank) return
+/// TGV_ERROR_CANCELLED soon. Without such a call, and for NULL, it has no effect.
 ///
 /// Thread-safety: any thread, at any moment of the session's life, also from callbacks.
 #[no_mangle]
@@ -459,6 +490,8 @@ pub unsafe extern "C" fn tgv_session_statistics(
             context_used: small(s.context_used),
             context_size: small(s.context_size),
             finish: finish_number(s.finish),
+            dropped_turns: small(s.dropped_turns),
+            dropped_images: small(s.dropped_images),
             reserved: 0,
         };
         // SAFETY: the caller's promises of the C documentation.

@@ -42,6 +42,12 @@ CONSTANT(TGV_PIXELS_GRAY, 5);
 CONSTANT(TGV_SAMPLING_GREEDY, 0);
 CONSTANT(TGV_SAMPLING_RANDOM, 1);
 
+CONSTANT(TGV_WHEN_FULL_FAIL, 0);
+CONSTANT(TGV_WHEN_FULL_DROP_OLDEST, 1);
+
+CONSTANT(TGV_KV_F16, 0);
+CONSTANT(TGV_KV_F32, 1);
+
 CONSTANT(TGV_FINISH_NONE, 0);
 CONSTANT(TGV_FINISH_STOP, 1);
 CONSTANT(TGV_FINISH_LENGTH, 2);
@@ -93,12 +99,12 @@ FIELD(tgv_sampling_params, repeat_penalty, 28, 4);
 FIELD(tgv_sampling_params, seed, 32, 4);
 FIELD(tgv_sampling_params, reserved, 36, 4);
 
-STRUCT(tgv_session_params, 80);
+STRUCT(tgv_session_params, 104);
 FIELD(tgv_session_params, struct_size, 0, 8);
 FIELD(tgv_session_params, context, 8, 4);
 FIELD(tgv_session_params, threads, 12, 4);
 FIELD(tgv_session_params, max_new_tokens, 16, 4);
-FIELD(tgv_session_params, reserved, 20, 4);
+FIELD(tgv_session_params, when_full, 20, 4);
 FIELD(tgv_session_params, template_name, 24, 8);
 FIELD(tgv_session_params, system_text, 32, 8);
 FIELD(tgv_session_params, stop_texts, 40, 8);
@@ -106,8 +112,12 @@ FIELD(tgv_session_params, stop_text_count, 48, 8);
 FIELD(tgv_session_params, sampling, 56, 8);
 FIELD(tgv_session_params, on_progress, 64, 8);
 FIELD(tgv_session_params, user_data, 72, 8);
+FIELD(tgv_session_params, template_text, 80, 8);
+FIELD(tgv_session_params, image_text, 88, 8);
+FIELD(tgv_session_params, kv_type, 96, 4);
+FIELD(tgv_session_params, reserved, 100, 4);
 
-STRUCT(tgv_statistics, 64);
+STRUCT(tgv_statistics, 72);
 FIELD(tgv_statistics, struct_size, 0, 8);
 FIELD(tgv_statistics, encode_ms, 8, 8);
 FIELD(tgv_statistics, prefill_ms, 16, 8);
@@ -119,7 +129,15 @@ FIELD(tgv_statistics, generated_tokens, 44, 4);
 FIELD(tgv_statistics, context_used, 48, 4);
 FIELD(tgv_statistics, context_size, 52, 4);
 FIELD(tgv_statistics, finish, 56, 4);
-FIELD(tgv_statistics, reserved, 60, 4);
+FIELD(tgv_statistics, dropped_turns, 60, 4);
+FIELD(tgv_statistics, dropped_images, 64, 4);
+FIELD(tgv_statistics, reserved, 68, 4);
+
+STRUCT(tgv_rank_params, 24);
+FIELD(tgv_rank_params, struct_size, 0, 8);
+FIELD(tgv_rank_params, end_text, 8, 8);
+FIELD(tgv_rank_params, no_bos, 16, 4);
+FIELD(tgv_rank_params, reserved, 20, 4);
 
 STRUCT(tgv_box, 32);
 FIELD(tgv_box, struct_size, 0, 8);
@@ -163,6 +181,10 @@ struct functions {
     tgv_status (*session_set_sampling)(tgv_session *, const tgv_sampling_params *);
     void (*session_cancel)(tgv_session *);
     tgv_status (*session_statistics)(const tgv_session *, tgv_statistics *);
+    tgv_status (*session_set_grammar)(tgv_session *, const char *);
+    tgv_status (*session_set_answers)(tgv_session *, const char *const *, size_t);
+    tgv_status (*session_rank)(tgv_session *, const char *, const char *const *, size_t, const tgv_rank_params *, float *);
+    tgv_status (*session_ask_each)(tgv_session *, const char *const *, size_t, tgv_answer_callback, void *);
     tgv_status (*boxes_create)(const tgv_image *, tgv_boxes **);
     tgv_status (*boxes_push)(tgv_boxes *, const char *);
     size_t (*boxes_count)(const tgv_boxes *);
@@ -203,6 +225,10 @@ static const struct functions functions = {
     tgv_session_set_sampling,
     tgv_session_cancel,
     tgv_session_statistics,
+    tgv_session_set_grammar,
+    tgv_session_set_answers,
+    tgv_session_rank,
+    tgv_session_ask_each,
     tgv_boxes_create,
     tgv_boxes_push,
     tgv_boxes_count,
@@ -215,6 +241,13 @@ static const struct functions functions = {
 static int32_t a_progress(float fraction, void *user_data) { (void)user_data; return fraction > 2; }
 static int32_t a_text(const char *text, size_t length, void *user_data) { (void)text; (void)user_data; return length > 9; }
 static void a_log(int32_t level, const char *text, void *user_data) { (void)level; (void)text; (void)user_data; }
+static int32_t an_answer(size_t index, const char *answer, size_t length, int32_t finish, void *user_data)
+{
+    (void)answer;
+    (void)user_data;
+    return index + length > 9 && finish == 0;
+}
+static const tgv_answer_callback answer = an_answer;
 static const tgv_progress_callback progress = a_progress;
 static const tgv_text_callback text = a_text;
 static const tgv_log_callback logger = a_log;
@@ -266,7 +299,7 @@ int main(void)
     char version[64];
 
     CHECK(!all_zero(&functions, sizeof functions));
-    CHECK(progress != NULL && text != NULL && logger != NULL);
+    CHECK(progress != NULL && text != NULL && logger != NULL && answer != NULL);
 
     CHECK_INIT(tgv_model_params, TGV_MODEL_PARAMS_INIT);
     CHECK_INIT(tgv_model_info, TGV_MODEL_INFO_INIT);
@@ -274,6 +307,7 @@ int main(void)
     CHECK_INIT(tgv_sampling_params, TGV_SAMPLING_PARAMS_INIT);
     CHECK_INIT(tgv_session_params, TGV_SESSION_PARAMS_INIT);
     CHECK_INIT(tgv_statistics, TGV_STATISTICS_INIT);
+    CHECK_INIT(tgv_rank_params, TGV_RANK_PARAMS_INIT);
     CHECK_INIT(tgv_box, TGV_BOX_INIT);
 
     CHECK(functions.abi_version() == TGV_ABI_VERSION);
