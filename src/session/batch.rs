@@ -116,39 +116,14 @@ impl Session {
             let answering = self.answering(model)?;
             waiting.push_back(Waiting { index, slots: prompt[shared..].to_vec(), answering });
         }
-        let max_new_tokens = self.max_new_tokens;
-        let cancel = self.cancel.clone();
+        let (max_new_tokens, cancel) = (self.max_new_tokens, self.cancel.clone());
         let count = waiting.len().min(self.decoder.max_branches());
         let mut branches = self.decoder.branches(count)?;
-        let room = branches.free();
-        let mut active: Vec<Option<Active>> = (0..count).map(|_| None).collect();
-        loop {
-            let mut slots = Vec::new();
-            let mut owners = Vec::new();
-            for (branch, place) in active.iter().enumerate() {
-                if let Some(Active { step: Step::Next(token), .. }) = place {
-                    slots.push(BranchSlot { branch, slot: Slot::Token(*token), wants_logits: true });
-                    owners.push(branch);
-                }
-            }
-            for branch in 0..count {
-                let reserved: usize = active.iter().flatten().map(|a| a.reserved).sum();
-                if active[branch].is_some() {
-                    continue;
-                }
-                let needed = waiting.front().map(|w| w.slots.len() + max_new_tokens);
-                // One that is alone may use what there is, and ends with the context.
-                let Some(needed) = needed.filter(|n| reserved == 0 || reserved + n <= room) else { break };
-                let Some(Waiting { index, slots: own, answering }) = waiting.pop_front() else { break };
-                let last = own.len() - 1;
-                slots.extend(own.into_iter().enumerate().map(|(i, slot)| BranchSlot {
-                    branch,
-                    slot,
-                    wants_logits: i == last,
-                }));
-                owners.push(branch);
-                active[branch] = Some(Active { index, answering, reserved: needed, step: Step::Done(Finish::None) });
-            }
+        let active = (0..count).map(|_| None).collect();
+        let mut run = Run { waiting, active, room: branches.free(), max_new_tokens };
+        let mut go_on = true;
+        while go_on {
+            let (slots, owners) = run.next_pass();
             if slots.is_empty() {
                 break;
             }
@@ -158,33 +133,74 @@ impl Session {
             let mut owners = owners.into_iter();
             branches.evaluate(&slots, &mut |_, logits| {
                 // Rows come in the order of their slots, one for each owner.
-                if let Some(place) = owners.next().and_then(|branch| active[branch].as_mut()) {
+                if let Some(place) = owners.next().and_then(|branch| run.active[branch].as_mut()) {
                     place.step = place.answering.step(logits, &mut |_| true)?;
                 }
                 Ok(())
             })?;
-            for branch in 0..count {
-                let full = branches.free() == 0;
-                let over = |a: &mut Active| match a.step {
-                    Step::Next(_) if full => {
-                        a.step = Step::Done(Finish::Context);
-                        true
-                    }
-                    Step::Next(_) => false,
-                    Step::Done(_) => true,
-                };
-                let Some(done) = active[branch].take_if(over) else { continue };
-                let Step::Done(finish) = done.step else { continue };
+            for (branch, index, answering, finish) in run.take_finished(branches.free() == 0) {
                 branches.restart(branch);
-                let answer = done.answering.finish(finish, &mut |_| true);
-                if !deliver(done.index, answer, statistics) {
-                    statistics.decode_ms = milliseconds(start);
-                    return Ok(());
-                }
+                let answer = answering.finish(finish, &mut |_| true);
+                go_on = go_on && deliver(index, answer, statistics);
             }
         }
         statistics.decode_ms = milliseconds(start);
         Ok(())
+    }
+}
+
+/// The questions of a batch: those that wait, and those that have a branch.
+struct Run<'m> {
+    waiting: VecDeque<Waiting<'m>>,
+    active: Vec<Option<Active<'m>>>,
+    /// Positions for all branches together.
+    room: usize,
+    max_new_tokens: usize,
+}
+
+impl<'m> Run<'m> {
+    /// What to evaluate next: a token of each answer under way, and the prompts of questions that find a place now. The
+    /// second list names the branch of each slot that wants logits.
+    fn next_pass(&mut self) -> (Vec<BranchSlot>, Vec<usize>) {
+        let mut slots = Vec::new();
+        let mut owners = Vec::new();
+        for (branch, place) in self.active.iter().enumerate() {
+            if let Some(Active { step: Step::Next(token), .. }) = place {
+                slots.push(BranchSlot { branch, slot: Slot::Token(*token), wants_logits: true });
+                owners.push(branch);
+            }
+        }
+        let mut reserved: usize = self.active.iter().flatten().map(|a| a.reserved).sum();
+        for (branch, place) in self.active.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
+            let Some(next) = self.waiting.front() else { break };
+            let needed = next.slots.len() + self.max_new_tokens;
+            // One that is alone may use what there is, and ends with the context.
+            if reserved > 0 && reserved + needed > self.room {
+                break;
+            }
+            let Some(Waiting { index, slots: own, answering }) = self.waiting.pop_front() else { break };
+            let last = own.len() - 1;
+            let prompt = own.into_iter().enumerate();
+            slots.extend(prompt.map(|(i, slot)| BranchSlot { branch, slot, wants_logits: i == last }));
+            owners.push(branch);
+            reserved += needed;
+            *place = Some(Active { index, answering, reserved: needed, step: Step::Done(Finish::None) });
+        }
+        (slots, owners)
+    }
+
+    /// Takes out the answers that are over: branch, index of the question, answer, and why.
+    fn take_finished(&mut self, context_is_full: bool) -> Vec<(usize, usize, Answering<'m>, Finish)> {
+        let mut finished = Vec::new();
+        for (branch, place) in self.active.iter_mut().enumerate() {
+            let finish = match place {
+                Some(Active { step: Step::Done(finish), .. }) => *finish,
+                Some(_) if context_is_full => Finish::Context,
+                _ => continue,
+            };
+            finished.extend(place.take().map(|a| (branch, a.index, a.answering, finish)));
+        }
+        finished
     }
 }
 
