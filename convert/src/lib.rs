@@ -2,7 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `stored`, `pickle`, `torch_file`, `safetensors_file` | checkpoint files: where each tensor lies, and reading ranges of it |
+//! | `stored`, `pickle`, `unescape`, `torch_file`, `safetensors_file` | checkpoint files: where each tensor lies, and reading ranges of it |
 //! | `source` | all files as one set of tensors; overrides; nothing dropped silently |
 //! | `phi2`, `vision`, `tokenizer`, `prompts`, `lora` | what each of the two files holds, and from what it is made |
 //! | `plan`, `recipe` | the whole conversion before any number is read; making one tensor, slab by slab |
@@ -26,6 +26,7 @@ pub mod stored;
 pub mod tokenizer;
 pub mod torch_file;
 pub mod types;
+mod unescape;
 pub mod vision;
 
 use std::fmt::Write;
@@ -35,7 +36,7 @@ use anyhow::{Context, Result};
 use tinygptv::gguf::Gguf;
 
 use crate::gguf_writer::{Metadata, TensorHeader, Writer};
-use crate::output::{human, tensors, Progress, TempFile};
+use crate::output::{human, tensors, Progress, TempFile, Unit};
 use crate::plan::{FilePlan, Plan, PlanOptions, PlannedTensor};
 use crate::quantize::Type;
 use crate::source::Sources;
@@ -98,7 +99,7 @@ pub fn convert(options: &Options, progress: &Progress) -> Result<String> {
     }
 
     let total = sources.files().iter().map(|(_, p)| p.metadata().map_or(0, |m| m.len())).sum();
-    let bar = progress.step("hashing the checkpoint files", total, true);
+    let bar = progress.step("hashing the checkpoint files", total, Unit::Bytes);
     let hashes = sources.hash(|n| bar.inc(n))?;
     bar.finish_and_clear();
     plan.seal(&sources, &hashes, options.plan.stage);
@@ -157,7 +158,7 @@ fn write_file(
     progress: &Progress,
 ) -> Result<()> {
     let total = headers.iter().map(|h| h.ty.bytes(&h.shape)).sum();
-    let bar = progress.step(label, total, true);
+    let bar = progress.step(label, total, Unit::Bytes);
     let types: Vec<Type> = headers.iter().map(|h| h.ty).collect();
     let failed = || format!("cannot write '{}'", temp.path().display());
     let mut writer = Writer::new(temp.create()?, metadata, headers).with_context(failed)?;
@@ -187,7 +188,7 @@ fn quantize_file(
 ) -> Result<Finished> {
     let temp = TempFile::beside(target, "new");
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let bar = progress.step(&format!("quantising {name}"), 0, false);
+    let bar = progress.step(&format!("quantising {name}"), 0, Unit::Things("tensors"));
     let shown = bar.clone();
     let report = Box::new(move |done, total| {
         shown.set_length(total);

@@ -91,6 +91,15 @@ pub fn prepare(dir: &Path, targets: &[PathBuf], force: bool) -> Result<()> {
     Ok(())
 }
 
+/// What a step of the progress display counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// Bytes, shown with their speed.
+    Bytes,
+    /// Anything else, by its plural.
+    Things(&'static str),
+}
+
 /// How the user hears what happens: a bar on a terminal, plain lines elsewhere, nothing if quiet. All on stderr.
 pub struct Progress {
     quiet: bool,
@@ -115,15 +124,18 @@ impl Progress {
         eprintln!("warning: {text}");
     }
 
-    /// Starts a step of `total` bytes, or of `total` tensors.
-    pub fn step(&self, text: &str, total: u64, bytes: bool) -> ProgressBar {
+    /// Starts a step of `total` bytes or things.
+    pub fn step(&self, text: &str, total: u64, unit: Unit) -> ProgressBar {
         if !self.terminal {
             self.line(text);
         }
         if self.quiet || !self.terminal {
             return ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         }
-        let amount = if bytes { "{bytes}/{total_bytes}, {bytes_per_sec}" } else { "{pos}/{len} tensors" };
+        let amount = match unit {
+            Unit::Bytes => "{bytes}/{total_bytes}, {bytes_per_sec}".to_owned(),
+            Unit::Things(plural) => format!("{{pos}}/{{len}} {plural}"),
+        };
         let template = format!("{{msg}} {{wide_bar}} {amount}, {{eta}} left");
         // The template is a constant of this program: if it is wrong, the default bar serves as well.
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());

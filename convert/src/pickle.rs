@@ -1,4 +1,4 @@
-//! A reader for the pickles inside PyTorch checkpoints that can build tensors and plain data, and nothing else.
+//! A reader for pickles, those inside PyTorch checkpoints above all, that can build tensors and plain data and nothing else.
 //!
 //! A pickle is a program for a small stack machine, and Python's own machine lets it call any function. This one knows a
 //! fixed list of names (below), refuses every other by name, and never runs code. All objects live in one flat list and
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::stored::Dtype;
+use crate::unescape;
 
 /// Longest pickle read. That of a checkpoint with thousands of tensors and optimizer state is a few megabytes.
 const MAX_LENGTH: usize = 64 << 20;
@@ -197,11 +198,21 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(raw).context("its pickle holds text that is not UTF-8")
     }
 
-    fn line(&mut self) -> Result<&'a str> {
+    fn line_bytes(&mut self) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
-        let n = rest.iter().position(|&b| b == b'\n').context("its pickle ends inside a name")?;
+        let n = rest.iter().position(|&b| b == b'\n').context("its pickle ends inside a line")?;
         self.at += n + 1;
-        std::str::from_utf8(&rest[..n]).context("its pickle holds a name that is not UTF-8")
+        Ok(&rest[..n])
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
+        std::str::from_utf8(self.line_bytes()?).context("its pickle holds a name or number that is not UTF-8")
+    }
+
+    /// A line that protocol 0 writes a number on.
+    fn number_line<T: std::str::FromStr>(&mut self) -> Result<T> {
+        let line = self.line()?;
+        line.parse().ok().with_context(|| format!("its pickle holds '{line}' where a number must be: corrupt"))
     }
 
     fn push(&mut self, value: Value) -> Result<()> {
@@ -450,6 +461,31 @@ impl<'a> Machine<'a> {
                     })?;
                     self.push_new(Object::Str(text.to_owned()))?;
                 }
+                b'I' => {
+                    let value = match self.line()? {
+                        "00" => Value::Bool(false),
+                        "01" => Value::Bool(true),
+                        n => Value::Int(n.parse().with_context(|| format!("its pickle holds the integer '{n}': corrupt"))?),
+                    };
+                    self.push(value)?;
+                }
+                b'L' => {
+                    let line = self.line()?;
+                    match line.trim_end_matches('L').parse() {
+                        Ok(n) => self.push(Value::Int(n))?,
+                        Err(_) => self.push_new(Object::Opaque)?,
+                    }
+                }
+                b'F' => {
+                    let value = Value::Float(self.number_line()?);
+                    self.push(value)?;
+                }
+                b'S' | b'V' => {
+                    let line = self.line_bytes()?;
+                    let text = if op == b'S' { unescape::literal(line) } else { unescape::raw(line) };
+                    let text = text.context("its pickle holds text that cannot be read")?;
+                    self.push_new(Object::Str(text))?;
+                }
                 b'C' | b'B' | 0x8e | 0x96 => {
                     let n = self.number(match op {
                         b'C' => 1,
@@ -515,6 +551,14 @@ impl<'a> Machine<'a> {
                 b'R' | 0x81 => self.call()?,
                 b'b' => self.build()?,
                 b'Q' => self.storage()?,
+                b'g' => {
+                    let index = self.number_line()?;
+                    self.recall(index)?;
+                }
+                b'p' => {
+                    let index = self.number_line()?;
+                    self.memoize(index)?;
+                }
                 b'h' | b'j' => {
                     let index = self.number(if op == b'h' { 1 } else { 4 })?;
                     self.recall(index)?;
@@ -525,7 +569,7 @@ impl<'a> Machine<'a> {
                 }
                 0x94 => self.memoize(self.memo.len() as u64)?,
                 _ => bail!(
-                    "its pickle has the instruction 0x{op:02x} at byte {}, which no tensor checkpoint uses; nothing was run",
+                    "its pickle has the instruction 0x{op:02x} at byte {}, which plain data and tensors do not need; nothing was run",
                     self.at - 1
                 ),
             }
@@ -633,6 +677,28 @@ mod tests {
                 bytes[i] = old;
             }
         }
+    }
+
+    /// The same list as Python 2 and Python 3 write it in protocol 0.
+    #[test]
+    fn protocol_0_is_read() {
+        let python2 =
+            b"(lp0\n(dp1\nS'a'\np2\nI-7\nsS\"it's\"\np3\nF0.5\nsS'c'\np4\n(lp5\nI01\naL12L\nag2\nasVpur\xe9e\np6\nNsa.";
+        let python3 =
+            b"(lp0\n(dp1\nVa\np2\nI-7\nsVit's\np3\nF0.5\nsVc\np4\n(lp5\nI01\naI12\nag2\nasVpur\xe9e\np6\nNsa.";
+        for bytes in [&python2[..], python3] {
+            let p = Pickle::load(bytes).unwrap();
+            let Some(Object::Sequence(items)) = p.object(p.root) else { panic!("no list") };
+            let get = |key| p.get(items[0], key);
+            assert_eq!(get("a"), Some(Value::Int(-7)));
+            assert_eq!(get("it's"), Some(Value::Float(0.5)));
+            assert_eq!(get("pur\u{e9}e"), Some(Value::None));
+            let Some(Object::Sequence(c)) = get("c").and_then(|c| p.object(c)) else { panic!("no list") };
+            assert_eq!((c[0], c[1], p.str(c[2])), (Value::Bool(true), Value::Int(12), Some("a")));
+        }
+        assert!(fails(b"I12x\n.").contains("'12x'"));
+        assert!(fails(b"(lpx\n.").contains("'x'"));
+        assert!(fails(b"S'a\n.").contains("cannot be read"));
     }
 
     #[test]

@@ -251,13 +251,14 @@ impl Sources {
         Ok((notes, vec![format!("{n} left out, as --allow-unknown says: {list}")]))
     }
 
-    /// SHA-256 of every file, in hexadecimal. `progress` hears of every chunk's bytes.
+    /// SHA-256 of every file, as [`hash_file`] makes it.
     pub fn hash(&self, mut progress: impl FnMut(u64)) -> Result<Vec<String>> {
         self.files.iter().map(|(_, path)| hash_file(path, &mut progress)).collect()
     }
 }
 
-fn hash_file(path: &Path, progress: &mut impl FnMut(u64)) -> Result<String> {
+/// SHA-256 of a file, in hexadecimal. `progress` hears of every chunk's bytes.
+pub fn hash_file(path: &Path, progress: &mut impl FnMut(u64)) -> Result<String> {
     let failed = || format!("cannot read '{}'", path.display());
     let mut file = File::open(path).with_context(failed)?;
     let mut hash = Sha256::new();
