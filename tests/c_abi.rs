@@ -834,6 +834,32 @@ fn example_ground_finds_and_draws() {
     assert!(ground.run(["--help"]).stdout.starts_with("usage: ground "));
 }
 
+#[test]
+fn example_choose_keeps_to_the_answers() {
+    let workshop = Workshop::new();
+    let choose = example(&workshop, "choose");
+    let answers = ["purple circle", "green square", "blue triangle"];
+    let arguments = Arguments::files("f16", "f16").with(demo("shapes-2.png"));
+    let arguments =
+        answers.iter().fold(arguments.with("What is to the left of the red star?"), |a, answer| a.with(*answer));
+    let outcome = choose.run(arguments.0);
+    outcome.succeeds();
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 11, "{}", outcome.report());
+    let loss = |line: &str| line.split(' ').nth(1).and_then(|n| n.parse::<f32>().ok()).expect("a loss");
+    assert!(loss(lines[0]) < loss(lines[1]) && loss(lines[0]) < loss(lines[2]), "{}", outcome.report());
+    assert_eq!(lines[3], "chosen      purple circle");
+    // The demo model never saw JSON, so which of the answers it writes there is no matter.
+    let json = lines[4].strip_prefix("JSON        ").expect("JSON");
+    let json: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}"));
+    assert!(answers.iter().any(|a| json["answer"] == *a), "{json}");
+    assert!(lines[5..].contains(&"Is there a purple circle?"), "{}", outcome.report());
+    assert!(choose.run(["--help"]).stdout.starts_with("usage: choose "));
+    choose.run(["a", "b"]).exits_with(2);
+    let missing = choose.run(["no/such/file"; 6]);
+    complains(&missing, "choose", "no/such/file");
+}
+
 /// The first C program of README.md, as it stands there.
 #[test]
 fn readme_program_answers() {
