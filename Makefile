@@ -3,7 +3,7 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib demo test test-valgrind lint header accuracy convert-demo clean
+.PHONY: help setup lib demo test test-valgrind lint header accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
@@ -12,6 +12,8 @@ help:
 	@echo 'make lint           formatting and clippy'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
 	@echo 'make accuracy       the accuracy table on 200 fresh scenes, beside the PyTorch reference (needs the network once)'
+	@echo 'make parity-table   measure every stage beside PyTorch: the tables of docs/accuracy.md'
+	@echo 'make goldens        make tests/golden anew with PyTorch (needs the network once)'
 	@echo 'make convert-demo   make assets/demo/*.gguf anew from the demo checkpoint'
 
 setup:
@@ -41,6 +43,12 @@ header: setup
 
 accuracy: lib
 	@bash scripts/accuracy.sh
+
+parity-table: setup
+	TGV_UPDATE_ACCURACY=1 $(CARGO) test --release --test oracle
+
+goldens:
+	@bash tests/reference/make_goldens.sh
 
 convert-demo: setup
 	@sh scripts/convert-demo.sh

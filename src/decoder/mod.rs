@@ -5,6 +5,8 @@ mod bindings;
 mod branches;
 mod grammar;
 mod sampler;
+#[doc(hidden)]
+pub mod trace;
 mod validate;
 
 use std::ffi::{c_char, c_void, CStr, CString};
@@ -21,6 +23,7 @@ use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::log;
+use trace::LayerTrace;
 
 pub use branches::{BranchSlot, Branches};
 pub use grammar::Grammar;
@@ -322,6 +325,8 @@ pub struct Decoder {
     model: Arc<DecoderModel>,
     /// Read by llama.cpp's abort callback through a raw pointer, hence kept here.
     _cancel: Arc<AtomicBool>,
+    /// As `_cancel`, for the evaluation callback.
+    _trace: Option<Arc<LayerTrace>>,
     capacity: usize,
     held: Vec<Slot>,
     logits: Vec<f32>,
@@ -340,6 +345,21 @@ unsafe extern "C" fn on_abort_check(user_data: *mut c_void) -> bool {
 impl Decoder {
     /// A context that stops computing when `cancel` becomes true.
     pub fn new(model: Arc<DecoderModel>, options: &DecoderOptions, cancel: Arc<AtomicBool>) -> Result<Decoder> {
+        Decoder::create(model, options, cancel, None)
+    }
+
+    /// A context that reports its layers' outputs to `trace`.
+    #[doc(hidden)]
+    pub fn traced(model: Arc<DecoderModel>, options: &DecoderOptions, trace: Arc<LayerTrace>) -> Result<Decoder> {
+        Decoder::create(model, options, Arc::default(), Some(trace))
+    }
+
+    fn create(
+        model: Arc<DecoderModel>,
+        options: &DecoderOptions,
+        cancel: Arc<AtomicBool>,
+        trace: Option<Arc<LayerTrace>>,
+    ) -> Result<Decoder> {
         // SAFETY: plain data.
         let mut params = unsafe { llama::llama_context_default_params() };
         let capacity = options.capacity;
@@ -364,6 +384,9 @@ impl Decoder {
         }
         params.abort_callback = Some(on_abort_check);
         params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
+        if let Some(trace) = &trace {
+            trace.attach(&mut params);
+        }
         let mut error = ErrorText::new();
         // SAFETY: the model outlives the context, which holds an Arc of it; so does the flag.
         let context =
@@ -374,7 +397,16 @@ impl Decoder {
                 error.describe()
             ))
         })?;
-        Ok(Decoder { context, model, _cancel: cancel, capacity, held: Vec::new(), logits: Vec::new(), broken: false })
+        Ok(Decoder {
+            context,
+            model,
+            _cancel: cancel,
+            _trace: trace,
+            capacity,
+            held: Vec::new(),
+            logits: Vec::new(),
+            broken: false,
+        })
     }
 
     /// Positions that the context can hold.

@@ -1,0 +1,30 @@
+#!/bin/bash
+# Prints the path of a Python that has tests/reference/requirements.txt: $TGV_PYTHON, or one that is set up under target/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -n "${TGV_PYTHON:-}" ]; then
+    echo "$TGV_PYTHON"
+    exit
+fi
+venv=target/venv
+python=$venv/bin/python
+# gguf is needed for a check of converted files only.
+wanted=$(grep -v -e '^#' -e '^gguf' tests/reference/requirements.txt)
+if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "setting up Python packages in $venv" >&2
+    python3 -m venv "$venv" || {
+        echo "python3 cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2
+        exit 1
+    }
+    # PyPI's PyTorch brings gigabytes of CUDA on Linux; where PyTorch's own index can be reached, its CPU build is taken.
+    cpu=https://download.pytorch.org/whl/cpu
+    index=""
+    if "$python" -c "import urllib.request as u; u.urlopen('$cpu/torch/', timeout=5)" 2>/dev/null; then
+        index="--extra-index-url $cpu"
+    fi
+    # shellcheck disable=SC2086 # lists of words
+    "$python" -m pip install --quiet $index $wanted >&2
+    echo "$wanted" >"$venv/installed"
+fi
+echo "$python"
