@@ -202,6 +202,14 @@ typedef struct tgv_model_params {
    * Passed to on_progress.
    */
   void *user_data;
+  /**
+   * Megabytes of embeddings to keep, so that a picture that comes again is not encoded again; 0 is 32, -1 keeps none.
+   */
+  int32_t embedding_cache_mb;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
 } tgv_model_params;
 
 /**
@@ -604,6 +612,11 @@ typedef struct tgv_box {
  */
 #define TGV_ERROR_INTERNAL 7016
 
+/**
+ * A saved embedding is damaged or something else.
+ */
+#define TGV_ERROR_BAD_EMBEDDING_FILE 7017
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -717,6 +730,13 @@ const char *tgv_model_template_name(const struct tgv_model *model, size_t index)
 tgv_status tgv_model_count_tokens(const struct tgv_model *model, const char *text, size_t *out_count);
 
 /**
+ * Tells how many embeddings the model's cache holds and how much memory they take. Either pointer may be NULL.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_model_get_cache_size(const struct tgv_model *model, size_t *out_count, size_t *out_bytes);
+
+/**
  * Reads a picture file: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF or PNM, recognised by content.
  *
  * @param path       UTF-8
@@ -770,7 +790,8 @@ tgv_status tgv_image_get_size(const struct tgv_image *image, uint32_t *out_width
 void tgv_image_free(struct tgv_image *image);
 
 /**
- * Encodes an image: the expensive half of a question. Keep the result to ask about the same image again.
+ * Encodes an image: the expensive half of a question. Keep the result to ask about the same image again. The model keeps
+ * the last embeddings too (embedding_cache_mb): a picture that it has encoded lately is not encoded again.
  *
  * @param params         NULL for defaults
  * @param out_embedding  the new embedding, to be freed with tgv_embedding_free; untouched on failure
@@ -815,6 +836,31 @@ tgv_status tgv_embedding_get_size(const struct tgv_embedding *embedding, size_t 
  * Thread-safety: any thread.
  */
 tgv_status tgv_embedding_copy(const struct tgv_embedding *embedding, float *values, size_t count);
+
+/**
+ * Saves an embedding, for tgv_embedding_load in another run of the program. The file appears when it is complete.
+ *
+ * @param model  the one that encoded it
+ * @param path   UTF-8; an existing file is replaced
+ *
+ * Errors: TGV_ERROR_IO, _INVALID_ARGUMENT, _INVALID_UTF8.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_embedding_save(const struct tgv_model *model, const struct tgv_embedding *embedding, const char *path);
+
+/**
+ * Loads an embedding that tgv_embedding_save wrote with the same vision file.
+ *
+ * @param path           UTF-8
+ * @param out_embedding  the embedding, to be freed with tgv_embedding_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_EMBEDDING_FILE, _MODEL_MISMATCH for one of another vision file,
+ * _INVALID_ARGUMENT, _INVALID_UTF8.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_embedding_load(const struct tgv_model *model, const char *path, struct tgv_embedding **out_embedding);
 
 /**
  * Frees an embedding; NULL does nothing. Sessions it was added to keep what they need.
@@ -1063,7 +1109,7 @@ void tgv_boxes_free(struct tgv_boxes *boxes);
 #endif  /* TINYGPTV_H */
 
 /* Initialisers: every field zero but the size. */
-#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL }
+#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL, 0, 0 }
 #define TGV_MODEL_INFO_INIT { sizeof(tgv_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -86,6 +86,14 @@ pub enum Error {
     /// llama.cpp failed in a way that our checks did not foresee.
     #[error("the decoder failed: {0}")]
     Decoder(String),
+    /// A saved embedding that is damaged or something else.
+    #[error("'{}' is not a usable saved embedding: {problem}; encode the picture again", path.display())]
+    BadEmbeddingFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A defect of this library.
     #[error("internal error: {0}; please report it")]
     Internal(String),
@@ -123,6 +131,7 @@ impl Error {
             Error::Busy(_) => 7014,
             Error::Decoder(_) => 7015,
             Error::Internal(_) => 7016,
+            Error::BadEmbeddingFile { .. } => 7017,
         }
     }
 }

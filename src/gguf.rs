@@ -257,6 +257,12 @@ impl Gguf {
         self.map.len() as u64
     }
 
+    /// The file's bytes in front of its first tensor's data: everything but the weights.
+    pub fn header(&self) -> &[u8] {
+        let end = self.tensors.iter().map(|t| t.start).min().unwrap_or(self.map.len());
+        &self.map[..end]
+    }
+
     /// All metadata in file order.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.metadata.iter().map(|(k, v)| (k.as_str(), v))

@@ -36,9 +36,11 @@
 #![deny(missing_docs)]
 #![warn(unsafe_op_in_unsafe_fn)]
 
+mod cache;
 pub mod decoder;
 pub mod drawing;
 pub mod embedding;
+mod embedding_file;
 pub mod error;
 mod ffi;
 pub mod gguf;

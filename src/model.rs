@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cache::{self, EmbeddingCache};
 use crate::decoder::{DecoderModel, Sampling};
 use crate::embedding::Embedding;
+use crate::embedding_file::{self, VisionId};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::Image;
@@ -21,7 +23,11 @@ pub struct ModelOptions {
     pub threads: usize,
     /// Decoder layers to put on a GPU, in builds with a GPU feature.
     pub gpu_layers: u32,
+    /// Bytes of image embeddings to keep, so that the same picture is not encoded twice: 32 MiB by default, 0 keeps none.
+    pub embedding_cache: Option<usize>,
 }
+
+const DEFAULT_EMBEDDING_CACHE: usize = 32 << 20;
 
 /// Figures of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +66,9 @@ pub struct Model {
     templates: Templates,
     chat_sampling: Sampling,
     info: ModelInfo,
+    cache: EmbeddingCache,
+    /// Tells the vision encoder's embeddings from another one's; see [`Model::save_embedding`].
+    vision_id: Option<VisionId>,
 }
 
 /// Share of the load progress that the decoder file takes; the vision file is mapped, not read.
@@ -139,7 +148,9 @@ impl Model {
         if !progress(1.0) {
             return Err(Error::Cancelled);
         }
-        Ok(Arc::new(Model { decoder, tokenizer, vision, templates, chat_sampling, info }))
+        let cache = EmbeddingCache::new(options.embedding_cache.unwrap_or(DEFAULT_EMBEDDING_CACHE));
+        let vision_id = vision_file.as_ref().map(VisionId::of);
+        Ok(Arc::new(Model { decoder, tokenizer, vision, templates, chat_sampling, info, cache, vision_id }))
     }
 
     /// Figures of the model.
@@ -172,19 +183,61 @@ impl Model {
         text
     }
 
-    /// Encodes an image into the vectors that stand for it in the decoder's input. Safe from several threads at once.
+    /// Encodes an image into the vectors that stand for it in the decoder's input, or takes them from the cache. Safe from
+    /// several threads at once.
     ///
     /// # Errors
     /// `InvalidArgument` when the model was loaded without a vision file, `Cancelled` when `control` asks for it.
     pub fn encode(&self, image: &Image, control: Control) -> Result<Arc<Embedding>> {
-        let vision = self.vision.as_ref().ok_or_else(|| {
-            Error::InvalidArgument(
-                "this model was loaded without a vision file and cannot look at images; load it with one".into(),
-            )
-        })?;
+        let vision = self.vision.as_ref().ok_or_else(no_vision)?;
         warn_if_squeezed(image, self.info.image_size);
-        let values = vision.encode(image, control)?;
-        Ok(Arc::new(Embedding::new(values, vision.dims().query_count(), vision.dims().projection_dim)?))
+        let pixels = vision.preprocess(image)?;
+        let key = self.cache.is_on().then(|| cache::key(&pixels));
+        if let Some(known) = key.and_then(|key| self.cache.get(&key)) {
+            if control.progress.is_some_and(|progress| !progress(1.0)) {
+                return Err(Error::Cancelled);
+            }
+            return Ok(known);
+        }
+        let values = vision.encode_pixels(&pixels, control)?;
+        let embedding = Arc::new(Embedding::new(values, vision.dims().query_count(), vision.dims().projection_dim)?);
+        if let Some(key) = key {
+            self.cache.put(key, &embedding);
+        }
+        Ok(embedding)
+    }
+
+    /// How many embeddings the cache holds, and their bytes.
+    pub fn cached_embeddings(&self) -> (usize, usize) {
+        self.cache.size()
+    }
+
+    /// Writes an embedding to a file, for [`Model::load_embedding`] in another run of the program.
+    ///
+    /// # Errors
+    /// `Io`; no file is left half-written.
+    pub fn save_embedding(&self, embedding: &Embedding, path: &Path) -> Result<()> {
+        embedding_file::save(embedding, self.vision_id.as_ref().ok_or_else(no_vision)?, path)
+    }
+
+    /// Reads an embedding that a model with the same vision file saved.
+    ///
+    /// # Errors
+    /// `Io`, `BadEmbeddingFile` for a file that is damaged or something else, `ModelMismatch` for one of another vision file.
+    pub fn load_embedding(&self, path: &Path) -> Result<Arc<Embedding>> {
+        let embedding = embedding_file::load(self.vision_id.as_ref().ok_or_else(no_vision)?, path)?;
+        self.check_width(embedding.width())?;
+        Ok(Arc::new(embedding))
+    }
+
+    pub(crate) fn check_width(&self, width: usize) -> Result<()> {
+        let own = self.info.embedding_width;
+        if width != own {
+            return Err(Error::InvalidArgument(format!(
+                "the embedding has vectors of {width} floats, this model takes {own}; encode the image with this model"
+            )));
+        }
+        Ok(())
     }
 
     /// Wraps vectors from elsewhere, row-major, as long as they are as wide as the decoder.
@@ -223,6 +276,12 @@ impl Model {
     pub(crate) fn decoder(&self) -> &Arc<DecoderModel> {
         &self.decoder
     }
+}
+
+fn no_vision() -> Error {
+    Error::InvalidArgument(
+        "this model was loaded without a vision file and cannot look at images; load it with one".into(),
+    )
 }
 
 /// Tells swapped files and files of different models apart before anything is loaded.

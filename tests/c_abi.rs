@@ -320,6 +320,13 @@ fn sampling() {
 }
 
 #[test]
+fn cache() {
+    let workshop = Workshop::new();
+    let arguments = Arguments::short().with(workshop.path("")).with(vision_file("q8_0"));
+    workshop.program("cache").run(arguments.0).succeeds();
+}
+
+#[test]
 fn tasks() {
     succeeds("tasks", Arguments::short());
 }

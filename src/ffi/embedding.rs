@@ -1,9 +1,10 @@
 //! Image embeddings.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
+use std::path::Path;
 
 use super::boundary::{
-    boundary, progress_closure, read_options, require_out, tgv_progress_callback, Handle, SizedStruct,
+    boundary, progress_closure, read_options, require_out, require_text, tgv_progress_callback, Handle, SizedStruct,
 };
 use super::error::tgv_status;
 use super::image::tgv_image;
@@ -40,7 +41,8 @@ unsafe impl SizedStruct for tgv_encode_params {
     const FIRST_SIZE: usize = size_of::<tgv_encode_params>();
 }
 
-/// Encodes an image: the expensive half of a question. Keep the result to ask about the same image again.
+/// Encodes an image: the expensive half of a question. Keep the result to ask about the same image again. The model keeps
+/// the last embeddings too (embedding_cache_mb): a picture that it has encoded lately is not encoded again.
 ///
 /// @param params         NULL for defaults
 /// @param out_embedding  the new embedding, to be freed with tgv_embedding_free; untouched on failure
@@ -147,6 +149,54 @@ pub unsafe extern "C" fn tgv_embedding_copy(
         }
         // SAFETY: the caller promises room for `count` floats.
         unsafe { std::ptr::copy_nonoverlapping(own.as_ptr(), values, count) };
+        Ok(())
+    })
+}
+
+/// Saves an embedding, for tgv_embedding_load in another run of the program. The file appears when it is complete.
+///
+/// @param model  the one that encoded it
+/// @param path   UTF-8; an existing file is replaced
+///
+/// Errors: TGV_ERROR_IO, _INVALID_ARGUMENT, _INVALID_UTF8.
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_save(
+    model: *const tgv_model,
+    embedding: *const tgv_embedding,
+    path: *const c_char,
+) -> tgv_status {
+    boundary(|| {
+        // SAFETY: the caller's promises of the C documentation.
+        let (cell, embedding, path) =
+            unsafe { (tgv_model::share(model)?, tgv_embedding::share(embedding)?, require_text(path, "the path")?) };
+        cell.model.save_embedding(&embedding, Path::new(path))
+    })
+}
+
+/// Loads an embedding that tgv_embedding_save wrote with the same vision file.
+///
+/// @param path           UTF-8
+/// @param out_embedding  the embedding, to be freed with tgv_embedding_free; untouched on failure
+///
+/// Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_EMBEDDING_FILE, _MODEL_MISMATCH for one of another vision file,
+/// _INVALID_ARGUMENT, _INVALID_UTF8.
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_load(
+    model: *const tgv_model,
+    path: *const c_char,
+    out_embedding: *mut *mut tgv_embedding,
+) -> tgv_status {
+    boundary(|| {
+        require_out(out_embedding, "out_embedding")?;
+        // SAFETY: the caller's promises of the C documentation.
+        let (cell, path) = unsafe { (tgv_model::share(model)?, require_text(path, "the path")?) };
+        let embedding = cell.model.load_embedding(Path::new(path))?;
+        // SAFETY: checked above.
+        unsafe { out_embedding.write(tgv_embedding::give(embedding)) };
         Ok(())
     })
 }

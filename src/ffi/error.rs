@@ -42,6 +42,8 @@ pub const TGV_ERROR_BUSY: tgv_status = 7014;
 pub const TGV_ERROR_DECODER: tgv_status = 7015;
 /// A defect of this library.
 pub const TGV_ERROR_INTERNAL: tgv_status = 7016;
+/// A saved embedding is damaged or something else.
+pub const TGV_ERROR_BAD_EMBEDDING_FILE: tgv_status = 7017;
 
 thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
@@ -88,6 +90,7 @@ pub extern "C" fn tgv_status_name(status: tgv_status) -> *const c_char {
         TGV_ERROR_BUSY => c"TGV_ERROR_BUSY",
         TGV_ERROR_DECODER => c"TGV_ERROR_DECODER",
         TGV_ERROR_INTERNAL => c"TGV_ERROR_INTERNAL",
+        TGV_ERROR_BAD_EMBEDDING_FILE => c"TGV_ERROR_BAD_EMBEDDING_FILE",
         _ => c"unknown status",
     };
     name.as_ptr()

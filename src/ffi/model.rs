@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::boundary::{
-    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
-    write_result, Handle, SizedStruct,
+    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
+    tgv_progress_callback, write_result, Handle, SizedStruct,
 };
 use super::error::{c_string, tgv_status};
 use crate::error::Result;
@@ -43,6 +43,10 @@ pub struct tgv_model_params {
     pub on_progress: tgv_progress_callback,
     /// Passed to on_progress.
     pub user_data: *mut c_void,
+    /// Megabytes of embeddings to keep, so that a picture that comes again is not encoded again; 0 is 32, -1 keeps none.
+    pub embedding_cache_mb: i32,
+    /// Always 0.
+    pub reserved: i32,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -87,6 +91,15 @@ unsafe impl SizedStruct for tgv_model_info {
     const FIRST_SIZE: usize = size_of::<tgv_model_info>();
 }
 
+/// Bytes of the embedding cache; `None` is the default.
+fn embedding_cache(megabytes: i32) -> Result<Option<usize>> {
+    match megabytes {
+        0 => Ok(None),
+        -1 => Ok(Some(0)),
+        n => count(n, "embedding_cache_mb").map(|n| Some(n.saturating_mul(1 << 20))),
+    }
+}
+
 /// Loads a model from its two GGUF files. Both are checked completely before they are used, then memory-mapped: they must
 /// not be changed while the model lives.
 ///
@@ -116,9 +129,11 @@ pub unsafe extern "C" fn tgv_model_load(
                 read_options(params)?,
             )
         };
+        require_zero(params.reserved, tgv_model_params::NAME)?;
         let options = ModelOptions {
             threads: count(params.threads, "threads")?,
             gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32,
+            embedding_cache: embedding_cache(params.embedding_cache_mb)?,
         };
         let mut progress = progress_closure(params.on_progress, params.user_data);
         let model =
@@ -228,6 +243,29 @@ pub unsafe extern "C" fn tgv_model_count_tokens(
         let n = cell.model.count_tokens(text)?;
         // SAFETY: checked above.
         unsafe { out_count.write(n) };
+        Ok(())
+    })
+}
+
+/// Tells how many embeddings the model's cache holds and how much memory they take. Either pointer may be NULL.
+///
+/// Thread-safety: any thread.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_model_get_cache_size(
+    model: *const tgv_model,
+    out_count: *mut usize,
+    out_bytes: *mut usize,
+) -> tgv_status {
+    boundary(|| {
+        // SAFETY: the caller's promises of the C documentation.
+        let cell = unsafe { tgv_model::share(model) }?;
+        let (count, bytes) = cell.model.cached_embeddings();
+        for (out, n) in [(out_count, count), (out_bytes, bytes)] {
+            if !out.is_null() {
+                // SAFETY: not NULL.
+                unsafe { out.write(n) };
+            }
+        }
         Ok(())
     })
 }

@@ -126,13 +126,7 @@ impl Session {
 
     /// Puts an image encoded earlier in front of the next question.
     pub fn add_embedding(&mut self, embedding: Arc<Embedding>) -> Result<()> {
-        let width = self.model.info().embedding_width;
-        if embedding.width() != width {
-            return Err(Error::InvalidArgument(format!(
-                "the embedding has vectors of {} floats, this model takes {width}; encode the image with this model",
-                embedding.width()
-            )));
-        }
+        self.model.check_width(embedding.width())?;
         self.waiting.push(embedding);
         Ok(())
     }

@@ -309,7 +309,11 @@ impl VisionEncoder {
         Ok(Stages { vit, ln_vision, qformer, projected })
     }
 
-    fn preprocess(&self, image: &Image) -> Result<Vec<f32>> {
+    /// The normalised pixels `[3, image_size, image_size]` that the encoder sees of an image.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn preprocess(&self, image: &Image) -> Result<Vec<f32>> {
         preprocess(image, self.dims.image_size, self.image_mean, self.image_std)
     }
 

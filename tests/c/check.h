@@ -87,10 +87,13 @@ static inline int rounds(int n)
     return d <= 1 ? n : n / d > 2 ? n / d : 2;
 }
 
+/* No cache: programs encode the same picture again and again to see what encoding does. */
 static inline tgv_model *load_model(const char *decoder, const char *vision)
 {
+    tgv_model_params params = TGV_MODEL_PARAMS_INIT;
     tgv_model *model = NULL;
-    CHECK_OK(tgv_model_load(decoder, vision, NULL, &model));
+    params.embedding_cache_mb = -1;
+    CHECK_OK(tgv_model_load(decoder, vision, &params, &model));
     CHECK(model != NULL);
     return model;
 }

@@ -27,6 +27,7 @@ CONSTANT(TGV_ERROR_UNSUPPORTED_CPU, 7013);
 CONSTANT(TGV_ERROR_BUSY, 7014);
 CONSTANT(TGV_ERROR_DECODER, 7015);
 CONSTANT(TGV_ERROR_INTERNAL, 7016);
+CONSTANT(TGV_ERROR_BAD_EMBEDDING_FILE, 7017);
 
 CONSTANT(TGV_LOG_DEBUG, 1);
 CONSTANT(TGV_LOG_INFO, 2);
@@ -62,12 +63,14 @@ AT_COMPILE_TIME(status_is_four_bytes, sizeof(tgv_status) == 4 && (tgv_status)-1 
 #define FIELD(type, field, offset, size) \
     AT_COMPILE_TIME(type##_##field, offsetof(type, field) == (offset) && sizeof(((type *)0)->field) == (size))
 
-STRUCT(tgv_model_params, 32);
+STRUCT(tgv_model_params, 40);
 FIELD(tgv_model_params, struct_size, 0, 8);
 FIELD(tgv_model_params, threads, 8, 4);
 FIELD(tgv_model_params, gpu_layers, 12, 4);
 FIELD(tgv_model_params, on_progress, 16, 8);
 FIELD(tgv_model_params, user_data, 24, 8);
+FIELD(tgv_model_params, embedding_cache_mb, 32, 4);
+FIELD(tgv_model_params, reserved, 36, 4);
 
 STRUCT(tgv_model_info, 64);
 FIELD(tgv_model_info, struct_size, 0, 8);
@@ -162,6 +165,7 @@ struct functions {
     size_t (*model_template_count)(const tgv_model *);
     const char *(*model_template_name)(const tgv_model *, size_t);
     tgv_status (*model_count_tokens)(const tgv_model *, const char *, size_t *);
+    tgv_status (*model_get_cache_size)(const tgv_model *, size_t *, size_t *);
     tgv_status (*image_from_file)(const char *, tgv_image **);
     tgv_status (*image_from_memory)(const void *, size_t, tgv_image **);
     tgv_status (*image_from_pixels)(const void *, size_t, uint32_t, uint32_t, size_t, int32_t, tgv_image **);
@@ -171,6 +175,8 @@ struct functions {
     tgv_status (*embedding_from_values)(const tgv_model *, const float *, size_t, tgv_embedding **);
     tgv_status (*embedding_get_size)(const tgv_embedding *, size_t *, size_t *);
     tgv_status (*embedding_copy)(const tgv_embedding *, float *, size_t);
+    tgv_status (*embedding_save)(const tgv_model *, const tgv_embedding *, const char *);
+    tgv_status (*embedding_load)(const tgv_model *, const char *, tgv_embedding **);
     void (*embedding_free)(tgv_embedding *);
     tgv_status (*session_create)(const tgv_model *, const tgv_session_params *, tgv_session **);
     void (*session_free)(tgv_session *);
@@ -206,6 +212,7 @@ static const struct functions functions = {
     tgv_model_template_count,
     tgv_model_template_name,
     tgv_model_count_tokens,
+    tgv_model_get_cache_size,
     tgv_image_from_file,
     tgv_image_from_memory,
     tgv_image_from_pixels,
@@ -215,6 +222,8 @@ static const struct functions functions = {
     tgv_embedding_from_values,
     tgv_embedding_get_size,
     tgv_embedding_copy,
+    tgv_embedding_save,
+    tgv_embedding_load,
     tgv_embedding_free,
     tgv_session_create,
     tgv_session_free,
@@ -289,9 +298,10 @@ static void check_status_names(void)
     NAMED(TGV_ERROR_BUSY);
     NAMED(TGV_ERROR_DECODER);
     NAMED(TGV_ERROR_INTERNAL);
+    NAMED(TGV_ERROR_BAD_EMBEDDING_FILE);
     CHECK(strcmp(tgv_status_name(1), "unknown status") == 0);
     CHECK(strcmp(tgv_status_name(INT32_MIN), "unknown status") == 0);
-    CHECK(strcmp(tgv_status_name(TGV_ERROR_INTERNAL + 1), "unknown status") == 0);
+    CHECK(strcmp(tgv_status_name(TGV_ERROR_BAD_EMBEDDING_FILE + 1), "unknown status") == 0);
 }
 
 int main(void)

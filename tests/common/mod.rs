@@ -38,7 +38,8 @@ pub fn golden(name: &str) -> PathBuf {
 
 fn load(decoder: &str, vision: &str) -> Arc<Model> {
     // One thread: the tests run side by side, and threads of one small graph on a busy machine mostly wait for each other.
-    let options = ModelOptions { threads: 1, ..ModelOptions::default() };
+    // No cache: tests that encode the same picture want to see it encoded.
+    let options = ModelOptions { threads: 1, embedding_cache: Some(0), ..ModelOptions::default() };
     Model::load(&decoder_file(decoder), Some(&vision_file(vision)), &options)
         .unwrap_or_else(|e| panic!("the demo model ({decoder}, vision {vision}) does not load: {e}"))
 }
