@@ -5,7 +5,7 @@ use std::io::Write;
 
 use anyhow::{bail, ensure, Context, Result};
 
-use crate::quantize::{Type, Q8_0_BLOCK};
+use crate::quantize::Type;
 
 const ALIGNMENT: u64 = 32;
 const MAX_NAME: usize = 63;
@@ -119,11 +119,7 @@ impl<W: Write> Writer<W> {
             ensure!((1..=4).contains(&t.shape.len()), "tensor '{}' has {} dimensions", t.name, t.shape.len());
             ensure!(t.shape.iter().all(|&d| d > 0), "tensor '{}' {:?} is empty", t.name, t.shape);
             let row = t.shape[t.shape.len() - 1];
-            ensure!(
-                t.ty != Type::Q8_0 || row % Q8_0_BLOCK == 0,
-                "tensor '{}' has rows of {row}, no whole blocks",
-                t.name
-            );
+            ensure!(row % t.ty.block() == 0, "tensor '{}' has rows of {row}, no whole blocks", t.name);
             header.extend((t.name.len() as u64).to_le_bytes());
             header.extend(t.name.as_bytes());
             header.extend((t.shape.len() as u32).to_le_bytes());

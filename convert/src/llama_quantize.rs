@@ -1,28 +1,68 @@
-//! llama.cpp's own quantiser, run from one GGUF file to another.
+//! Which type each tensor of a decoder file gets: llama.cpp's own quantiser decides, asked with a small file.
 
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use anyhow::{bail, ensure, Context, Result};
+use tinygptv::gguf::Gguf;
 
+use crate::gguf_writer::{Metadata, TensorHeader, Writer};
+use crate::output::TempFile;
+use crate::quantize::Type;
 use crate::types::DecoderType;
 
-/// Most bytes of rows that the quantiser holds at once.
-const BUFFER: usize = 64 << 20;
+/// Rows of a matrix in the small file. The choice of a type looks at a matrix's name and the length of its rows, and at
+/// whether there is more than one.
+const SAMPLE_ROWS: usize = 2;
 
-/// Called with the number of tensors done and their total.
-pub type OnTensor = Box<dyn Fn(u64, u64) + Send>;
+/// What llama.cpp's quantiser makes of a file.
+pub struct Layout {
+    /// Tensors in the order that the quantiser writes them in; shapes are those of the small file.
+    pub tensors: Vec<TensorHeader>,
+    /// Lines of llama.cpp's log.
+    pub said: Vec<String>,
+}
+
+/// Asks for the layout of a file of type `ty` with these metadata and tensors. Writes two small files beside `target` and
+/// removes them again.
+pub fn layout(ty: DecoderType, metadata: &Metadata, tensors: &[TensorHeader], target: &Path) -> Result<Layout> {
+    ensure!(ty.plain.is_none(), "{ty} needs no quantiser");
+    let (sample, quantized) = (TempFile::beside(target, "sample"), TempFile::beside(target, "layout"));
+    let headers: Vec<TensorHeader> = tensors.iter().map(sample_header).collect();
+    let zeros = vec![0; headers.iter().map(|h| h.ty.bytes(&h.shape)).max().unwrap_or(0) as usize];
+    let mut writer = Writer::new(sample.create()?, metadata, headers.clone())?;
+    for header in &headers {
+        writer.write(&zeros[..header.ty.bytes(&header.shape) as usize])?;
+    }
+    writer.finish()?;
+    let said = run(sample.path(), quantized.path(), ty)?;
+    let tensors = Gguf::open(quantized.path())?
+        .tensors()
+        .iter()
+        .map(|t| {
+            Ok(TensorHeader { name: t.name.clone(), shape: t.shape.clone(), ty: Type::from_number(t.ty.number())? })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Layout { tensors, said })
+}
+
+fn sample_header(tensor: &TensorHeader) -> TensorHeader {
+    let mut shape = tensor.shape.clone();
+    if let [rows, _] = shape.as_mut_slice() {
+        *rows = SAMPLE_ROWS.min(*rows);
+    }
+    TensorHeader { name: tensor.name.clone(), shape, ty: Type::F32 }
+}
 
 /// What llama.cpp says while it runs.
 struct Log {
     /// The line that is not complete yet, and the complete ones.
     line: String,
     lines: Vec<String>,
-    on_tensor: Option<OnTensor>,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log { line: String::new(), lines: Vec::new(), on_tensor: None });
+static LOG: Mutex<Log> = Mutex::new(Log { line: String::new(), lines: Vec::new() });
 
 fn log() -> MutexGuard<'static, Log> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
@@ -38,9 +78,6 @@ unsafe extern "C" fn on_log(_level: llama_cpp_sys_2::ggml_log_level, text: *cons
     let mut log = log();
     for piece in text.split_inclusive('\n') {
         log.line.push_str(piece.trim_end_matches('\n'));
-        if let (Some((done, total)), Some(report)) = (tensor_number(&log.line), &log.on_tensor) {
-            report(done, total);
-        }
         if piece.ends_with('\n') {
             let line = std::mem::take(&mut log.line);
             if !line.trim().is_empty() {
@@ -50,19 +87,13 @@ unsafe extern "C" fn on_log(_level: llama_cpp_sys_2::ggml_log_level, text: *cons
     }
 }
 
-/// The numbers in `[  12/ 453] …`.
-fn tensor_number(line: &str) -> Option<(u64, u64)> {
-    let (done, total) = line.strip_prefix('[')?.split_once(']')?.0.split_once('/')?;
-    Some((done.trim().parse().ok()?, total.trim().parse().ok()?))
-}
-
 fn path_text(path: &Path) -> Result<CString> {
     let text = path.to_str().with_context(|| format!("'{}' is not valid UTF-8", path.display()))?;
     Ok(CString::new(text)?)
 }
 
-/// Quantises the matrices of `from` into the new file `to`. Returns what llama.cpp said.
-pub fn quantize(from: &Path, to: &Path, ty: DecoderType, threads: usize, on_tensor: OnTensor) -> Result<Vec<String>> {
+/// Runs the quantiser from one file to another. Returns what llama.cpp said.
+fn run(from: &Path, to: &Path, ty: DecoderType) -> Result<Vec<String>> {
     static START: Once = Once::new();
     START.call_once(|| {
         // SAFETY: both may be called once at any time; the callback lives forever.
@@ -72,20 +103,14 @@ pub fn quantize(from: &Path, to: &Path, ty: DecoderType, threads: usize, on_tens
         }
     });
     let (from, to) = (path_text(from)?, path_text(to)?);
-    ensure!(ty.plain.is_none(), "{ty} needs no quantiser");
-    *log() = Log { line: String::new(), lines: Vec::new(), on_tensor: Some(on_tensor) };
+    *log() = Log { line: String::new(), lines: Vec::new() };
     // SAFETY: a plain function that returns a struct.
     let mut params = unsafe { llama_cpp_sys_2::llama_model_quantize_default_params() };
     params.ftype = ty.file_type as llama_cpp_sys_2::llama_ftype;
-    params.nthread = threads as i32;
-    params.max_buf_size = BUFFER;
+    params.nthread = 1;
     // SAFETY: texts and parameters outlive the call, which catches every C++ exception.
     let failed = unsafe { llama_cpp_sys_2::llama_model_quantize(from.as_ptr(), to.as_ptr(), &params) };
-    let lines = {
-        let mut log = log();
-        log.on_tensor = None;
-        std::mem::take(&mut log.lines)
-    };
+    let lines = std::mem::take(&mut log().lines);
     if failed != 0 {
         let reason = lines.iter().rev().find(|l| l.contains("failed")).or(lines.last());
         bail!("llama.cpp could not quantise to {ty}: {}", reason.map_or("it does not say why", |l| l.trim()));
@@ -98,17 +123,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_progress_lines() {
-        assert_eq!(tensor_number("[  12/ 453]   blk.0.attn_norm.bias - [ 2560], "), Some((12, 453)));
-        assert_eq!(tensor_number("llama_model_quantize_impl: model size"), None);
-    }
-
-    #[test]
     fn failure_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let from = dir.path().join("none.gguf");
-        let ty = "q8_0".parse().unwrap();
-        let error = quantize(&from, &dir.path().join("out.gguf"), ty, 1, Box::new(|_, _| ())).unwrap_err();
+        let target = dir.path().join("out.gguf");
+        let error = layout("q8_0".parse().unwrap(), &Vec::new(), &[], &target).err().unwrap();
         assert!(error.to_string().contains("could not quantise to q8_0"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -19,11 +19,17 @@ const MODEL: &str = "llama_model.model";
 const POST_ATTENTION_NORM_EPSILON: f32 = 1e-6;
 const DEFAULT_ALPHA: f64 = 16.0;
 
+/// Where Phi-2's configuration and tokenizer are.
+pub enum Base {
+    /// In the `--phi2` folder.
+    Folder(PathBuf),
+    /// In no file: what config.json and tokenizer.json would hold.
+    Memory { config: Json, tokenizer: Json },
+}
+
 /// What the command line may override.
 #[derive(Default)]
 pub struct DecoderOptions {
-    /// The `--phi2` folder.
-    pub dir: PathBuf,
     /// Number of attention heads.
     pub heads: Option<usize>,
     /// Rotated dimensions of each head.
@@ -95,18 +101,30 @@ impl Config {
 /// Plans the decoder file.
 pub fn plan(
     sources: &mut Sources,
+    base: &Base,
     options: &DecoderOptions,
     notes: &mut Vec<String>,
     warnings: &mut Vec<String>,
 ) -> Result<DecoderPlan> {
-    let path = options.dir.join("config.json");
-    let config = Config { json: read_json(&path)?, path: path.clone() };
-    sources.add_plain_file(Role::Phi2, &path);
-    let d = dimensions(sources, &config, options, warnings)?;
-    let tokenizer = Tokenizer::read(&options.dir, d.vocabulary, &config.json)?;
-    for file in &tokenizer.files {
-        sources.add_plain_file(Role::Phi2, file);
-    }
+    let (d, tokenizer) = match base {
+        Base::Folder(dir) => {
+            let path = dir.join("config.json");
+            let config = Config { json: read_json(&path)?, path: path.clone() };
+            sources.add_plain_file(Role::Phi2, &path);
+            let d = dimensions(sources, &config, options, warnings)?;
+            let tokenizer = Tokenizer::read(dir, d.vocabulary, &config.json)?;
+            for file in &tokenizer.files {
+                sources.add_plain_file(Role::Phi2, file);
+            }
+            (d, tokenizer)
+        }
+        Base::Memory { config, tokenizer } => {
+            let config = Config { json: config.clone(), path: "config.json".into() };
+            let d = dimensions(sources, &config, options, warnings)?;
+            let tokenizer = Tokenizer::from_json(tokenizer, d.vocabulary, &config.json)?;
+            (d, tokenizer)
+        }
+    };
     notes.push(format!(
         "decoder: {} layers, width {}, {} heads of {} with {} rotated, MLP {}, context {}, vocabulary {} ({} tokens)",
         d.layers,

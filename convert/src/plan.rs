@@ -4,12 +4,11 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use crate::gguf_writer::{Metadata, TensorHeader, Value};
-use crate::phi2::DecoderOptions;
+use crate::phi2::{Base, DecoderOptions};
 use crate::prompts::Prompts;
 use crate::quantize::{Type, Q8_0_BLOCK};
 use crate::recipe::Recipe;
 use crate::source::{hex, Role, Sources};
-use crate::stored::Dtype;
 use crate::vision::VisionOptions;
 use crate::{phi2, vision};
 
@@ -56,16 +55,6 @@ impl PlannedTensor {
     pub fn header(&self, file: Type) -> TensorHeader {
         TensorHeader { name: self.name.clone(), shape: self.shape.clone(), ty: self.kind.storage(file, &self.shape) }
     }
-
-    /// Its header in the file that llama.cpp's quantiser reads: nothing is rounded before it is quantised.
-    pub fn exact_header(&self) -> TensorHeader {
-        let file = match self.recipe.exact_type() {
-            Dtype::F16 => Type::F16,
-            Dtype::BF16 => Type::BF16,
-            _ => Type::F32,
-        };
-        self.header(file)
-    }
 }
 
 /// One file of the result.
@@ -83,11 +72,21 @@ impl FilePlan {
 
     /// The metadata in a file of one type.
     pub fn metadata(&self, file_type: u32) -> Metadata {
-        let mut metadata = self.metadata.clone();
-        metadata.push(("general.file_type".into(), Value::U32(file_type)));
-        metadata.push(("general.quantization_version".into(), Value::U32(2)));
-        metadata
+        [self.metadata.clone(), Metadata::from([of_type(file_type), quantization_version()])].concat()
     }
+
+    /// The same in the order that llama.cpp's quantiser leaves.
+    pub fn quantized_metadata(&self, file_type: u32) -> Metadata {
+        [self.metadata.clone(), Metadata::from([quantization_version(), of_type(file_type)])].concat()
+    }
+}
+
+fn of_type(file_type: u32) -> (String, Value) {
+    ("general.file_type".into(), Value::U32(file_type))
+}
+
+fn quantization_version() -> (String, Value) {
+    ("general.quantization_version".into(), Value::U32(2))
 }
 
 /// The whole conversion.
@@ -113,11 +112,21 @@ pub struct PlanOptions {
     pub allow_unknown: bool,
 }
 
+/// Something that a result is made from.
+pub struct Ingredient {
+    /// Which input it belongs to.
+    pub role: String,
+    /// File name.
+    pub name: String,
+    /// SHA-256 in hexadecimal.
+    pub hash: String,
+}
+
 /// Makes the plan. Marks in `sources` what is used.
-pub fn make(sources: &mut Sources, options: &PlanOptions) -> Result<Plan> {
+pub fn make(sources: &mut Sources, base: &Base, options: &PlanOptions) -> Result<Plan> {
     let mut notes = Vec::new();
     let mut warnings = Vec::new();
-    let decoder = phi2::plan(sources, &options.decoder, &mut notes, &mut warnings)?;
+    let decoder = phi2::plan(sources, base, &options.decoder, &mut notes, &mut warnings)?;
     let vision = vision::plan(sources, &options.vision, options.stage, decoder.width, &mut notes)?;
     let (ignored, left_out) = sources.account_for_rest(vision.blocks, options.allow_unknown)?;
     notes.splice(0..0, sources.notes.iter().cloned());
@@ -155,21 +164,20 @@ pub fn make(sources: &mut Sources, options: &PlanOptions) -> Result<Plan> {
 }
 
 impl Plan {
-    /// Adds what is known once the source files are hashed: the hashes, and the id that makes the two files a pair.
-    pub fn seal(&mut self, sources: &Sources, hashes: &[String], stage: u32) {
+    /// Adds what tells this result from others: what it is made from, and the id that makes the two files a pair.
+    pub fn seal(&mut self, ingredients: &[Ingredient], stage: u32) {
         let mut id = Sha256::new();
         id.update(format!("tinygptv pair 1, stage {stage}\n"));
-        for ((role, _), hash) in sources.files().iter().zip(hashes) {
-            id.update(format!("{role} {hash}\n"));
+        for i in ingredients {
+            id.update(format!("{} {}\n", i.role, i.hash));
         }
         let id = hex(&id.finalize());
-        let names =
-            sources.files().iter().map(|(_, p)| p.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        let names: Vec<String> = names.collect();
+        let texts =
+            |pick: fn(&Ingredient) -> &String| Value::StringArray(ingredients.iter().map(pick).cloned().collect());
         for file in [&mut self.decoder, &mut self.vision] {
             file.metadata.push(("tinygptv.pair_id".into(), id.as_str().into()));
-            file.metadata.push(("tinygptv.source.names".into(), Value::StringArray(names.clone())));
-            file.metadata.push(("tinygptv.source.sha256".into(), Value::StringArray(hashes.to_vec())));
+            file.metadata.push(("tinygptv.source.names".into(), texts(|i| &i.name)));
+            file.metadata.push(("tinygptv.source.sha256".into(), texts(|i| &i.hash)));
         }
     }
 }

@@ -1,24 +1,80 @@
-//! Number types of the result, and the conversions that are done here rather than by llama.cpp.
+//! Number types of the result, and rounding to them.
 
+use std::ffi::CStr;
 use std::fmt;
 
 use anyhow::{bail, ensure, Result};
 use half::{bf16, f16};
+use llama_cpp_sys_2 as llama;
+
+use crate::parallel;
 
 /// Values of one Q8_0 block.
 pub const Q8_0_BLOCK: usize = 32;
 const Q8_0_BYTES: usize = 2 + Q8_0_BLOCK;
 
-/// Storage types that this program writes itself.
+/// Longest block of any type.
+const LONGEST_BLOCK: usize = 256;
+
+/// Storage types of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     F32,
     F16,
     BF16,
     Q8_0,
+    /// Another one, which ggml rounds to.
+    Block(BlockType),
+}
+
+/// A type of ggml whose values share scales, block by block, and that needs no statistics of activations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BlockType(llama::ggml_type);
+
+impl BlockType {
+    /// Values of a block and its bytes.
+    fn block(self) -> (usize, usize) {
+        // SAFETY: `Type::from_number` saw that the number is one of ggml's types.
+        unsafe { (llama::ggml_blck_size(self.0) as usize, llama::ggml_type_size(self.0)) }
+    }
+
+    /// Appends whole blocks to `out`.
+    fn encode(self, values: &[f32], out: &mut Vec<u8>) {
+        let (block, bytes) = self.block();
+        assert_eq!(values.len() % block, 0, "rows are whole blocks");
+        let start = out.len();
+        out.resize(start + values.len() / block * bytes, 0);
+        let n = values.len() as i64;
+        // SAFETY: the room behind `start` is what so many whole blocks take. One long row stands for all: without statistics
+        // of activations ggml rounds every block for itself.
+        unsafe {
+            let to = out.as_mut_ptr().add(start).cast();
+            llama::ggml_quantize_chunk(self.0, values.as_ptr(), to, 0, 1, n, std::ptr::null());
+        }
+    }
+}
+
+impl fmt::Debug for BlockType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: ggml's names are constants.
+        let name = unsafe { CStr::from_ptr(llama::ggml_type_name(self.0)) };
+        f.write_str(&name.to_string_lossy().to_uppercase())
+    }
 }
 
 impl Type {
+    /// The type of ggml's number.
+    pub fn from_number(number: u32) -> Result<Type> {
+        if let Some(own) = [Type::F32, Type::F16, Type::BF16, Type::Q8_0].into_iter().find(|t| t.number() == number) {
+            return Ok(own);
+        }
+        ensure!(number < llama::GGML_TYPE_COUNT, "ggml has no type {number}");
+        // SAFETY: the number is one of ggml's types.
+        let usable = unsafe { llama::ggml_is_quantized(number) && !llama::ggml_quantize_requires_imatrix(number) };
+        ensure!(usable, "ggml's type {number} cannot be rounded to");
+        Ok(Type::Block(BlockType(number)))
+    }
+
     /// ggml's number of the type.
     pub fn number(self) -> u32 {
         match self {
@@ -26,6 +82,16 @@ impl Type {
             Type::F16 => 1,
             Type::Q8_0 => 8,
             Type::BF16 => 30,
+            Type::Block(ty) => ty.0,
+        }
+    }
+
+    /// Values that are stored together; rows are whole blocks.
+    pub fn block(self) -> usize {
+        match self {
+            Type::F32 | Type::F16 | Type::BF16 => 1,
+            Type::Q8_0 => Q8_0_BLOCK,
+            Type::Block(ty) => ty.block().0,
         }
     }
 
@@ -36,11 +102,21 @@ impl Type {
             Type::F32 => elements * 4,
             Type::F16 | Type::BF16 => elements * 2,
             Type::Q8_0 => elements / Q8_0_BLOCK as u64 * Q8_0_BYTES as u64,
+            Type::Block(ty) => elements / ty.block().0 as u64 * ty.block().1 as u64,
         }
     }
 
-    /// Appends `values` to `out`. For Q8_0 they are whole blocks.
-    pub fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
+    /// Rounds `values`, which are whole blocks, on several threads. The bytes come in pieces.
+    pub fn encode_all(self, values: &[f32], threads: usize) -> Result<Vec<Vec<u8>>> {
+        let piece = |values: &[f32]| {
+            let mut bytes = Vec::new();
+            self.encode(values, &mut bytes).map(|()| bytes)
+        };
+        parallel::map(values, LONGEST_BLOCK, threads, piece).into_iter().collect()
+    }
+
+    /// Appends `values`, which are whole blocks, to `out`.
+    fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
         if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
             bail!("it holds {bad}: the checkpoint is damaged");
         }
@@ -60,6 +136,7 @@ impl Type {
                     q8_0_block(block, out)?;
                 }
             }
+            Type::Block(ty) => ty.encode(values, out),
         }
         Ok(())
     }
@@ -67,7 +144,10 @@ impl Type {
 
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        match self {
+            Type::Block(ty) => write!(f, "{ty:?}"),
+            own => write!(f, "{own:?}"),
+        }
     }
 }
 
@@ -120,6 +200,38 @@ mod tests {
         assert_eq!(encode(Type::F16, &[1.0 + 1.0 / 2048.0]), f16::from_f32(1.0).to_le_bytes());
         assert_eq!(encode(Type::BF16, &[1.0 + 1.0 / 256.0]), bf16::from_f32(1.0).to_le_bytes());
         assert_eq!(encode(Type::F32, &[-2.5]), (-2.5f32).to_le_bytes());
+    }
+
+    #[test]
+    fn ggml_rounds_q8_0_the_same_way() {
+        let values: Vec<f32> = (0..96).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+        let mut ggml = Vec::new();
+        BlockType(Type::Q8_0.number()).encode(&values, &mut ggml);
+        assert_eq!(ggml, encode(Type::Q8_0, &values));
+    }
+
+    #[test]
+    fn pieces_make_up_the_whole() {
+        let values: Vec<f32> = (0..(1 << 17)).map(|i| (i * 7919 % 251) as f32 / 512.0 - 0.25).collect();
+        const Q4_K: u32 = 12;
+        for ty in [Type::F16, Type::Q8_0, Type::from_number(Q4_K).unwrap()] {
+            let whole = encode(ty, &values);
+            assert_eq!(whole.len() as u64, ty.bytes(&[values.len()]));
+            for threads in [1, 2, 3] {
+                assert_eq!(ty.encode_all(&values, threads).unwrap().concat(), whole, "{ty}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_no_types_are_refused() {
+        const IQ1_S: u32 = 19; // needs statistics of activations
+        const I32: u32 = 26;
+        for number in [IQ1_S, I32, 1000] {
+            assert!(Type::from_number(number).is_err(), "{number}");
+        }
+        assert_eq!(Type::from_number(8).unwrap(), Type::Q8_0);
+        assert_eq!(Type::from_number(14).unwrap().to_string(), "Q6_K");
     }
 
     #[test]

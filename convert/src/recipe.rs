@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::{ensure, Result};
 
 use crate::lora::{Lora, LoraFactors};
-use crate::stored::{Dtype, StoredTensor};
+use crate::stored::StoredTensor;
 
 /// Most numbers of a tensor that are worked on at once: 16 MiB as `f32`.
 const SLAB: usize = 4 << 20;
@@ -45,19 +45,6 @@ impl Recipe {
     /// A whole stored tensor that is seen as `rows` rows.
     pub fn reshaped(tensor: StoredTensor, rows: usize) -> Recipe {
         Recipe::Rows(vec![Run { tensor: Some(tensor), first: 0, rows, delta: None }])
-    }
-
-    /// The smallest number type that holds the result exactly.
-    pub fn exact_type(&self) -> Dtype {
-        let Recipe::Rows(runs) = self else { return Dtype::F32 };
-        let mut types = runs.iter().map(|r| match (&r.tensor, &r.delta) {
-            (Some(tensor), None) => tensor.dtype,
-            _ => Dtype::F32,
-        });
-        match types.next() {
-            Some(first @ (Dtype::F16 | Dtype::BF16)) if types.all(|t| t == first) => first,
-            _ => Dtype::F32,
-        }
     }
 
     /// Where the numbers come from, for the plan and for messages.
@@ -180,7 +167,7 @@ fn fold_bias(first_bias: &StoredTensor, second: &StoredTensor, second_bias: &Sto
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stored::{contiguous, DataFile};
+    use crate::stored::{contiguous, DataFile, Dtype};
     use std::sync::Arc;
 
     /// A stored F32 tensor of the given values.
@@ -237,18 +224,5 @@ mod tests {
             produce_rows(&runs, 2, slab_rows, &mut sink).unwrap();
             assert_eq!(out, expected.as_flattened(), "{slab_rows} rows at a time");
         }
-    }
-
-    #[test]
-    fn what_is_merged_is_not_rounded_before_it_is_quantized() {
-        let w = stored(&[1, 2], &[0.0; 2]);
-        let mut half = w.clone();
-        half.dtype = Dtype::F16;
-        let run = |tensor: &StoredTensor| Run { tensor: Some(tensor.clone()), first: 0, rows: 1, delta: None };
-        assert_eq!(Recipe::Rows(vec![run(&half), run(&half)]).exact_type(), Dtype::F16);
-        assert_eq!(Recipe::Rows(vec![run(&half), run(&w)]).exact_type(), Dtype::F32);
-        let lora = Rc::new(Lora::new(w.clone(), w, 1.0));
-        let changed = Run { delta: Some((lora, 0)), ..run(&half) };
-        assert_eq!(Recipe::Rows(vec![changed, run(&half)]).exact_type(), Dtype::F32);
     }
 }

@@ -14,6 +14,7 @@ use anyhow::{bail, ensure, Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::output::tensors;
+use crate::plan::Ingredient;
 use crate::stored::{Checkpoint, StoredTensor};
 use crate::{safetensors_file, torch_file};
 
@@ -77,6 +78,18 @@ impl Sources {
         }
         sources.note_overrides();
         Ok(sources)
+    }
+
+    /// Tensors that are in no file, under their canonical names.
+    pub fn of_tensors(tensors: Vec<StoredTensor>) -> Sources {
+        let candidate = |tensor: StoredTensor| Candidate { role: Role::Phi2, tensor, used: false };
+        Sources {
+            tensors: tensors.into_iter().map(|t| (t.key.clone(), vec![candidate(t)])).collect(),
+            files: Vec::new(),
+            lora_alpha: None,
+            lora_r: None,
+            notes: Vec::new(),
+        }
     }
 
     fn add_phi2(&mut self, dir: &Path) -> Result<()> {
@@ -251,9 +264,13 @@ impl Sources {
         Ok((notes, vec![format!("{n} left out, as --allow-unknown says: {list}")]))
     }
 
-    /// SHA-256 of every file, as [`hash_file`] makes it.
-    pub fn hash(&self, mut progress: impl FnMut(u64)) -> Result<Vec<String>> {
-        self.files.iter().map(|(_, path)| hash_file(path, &mut progress)).collect()
+    /// Hashes every file. `progress` hears of every chunk's bytes.
+    pub fn hash(&self, mut progress: impl FnMut(u64)) -> Result<Vec<Ingredient>> {
+        let ingredient = |(role, path): &(Role, PathBuf)| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(Ingredient { role: role.to_string(), name, hash: hash_file(path, &mut progress)? })
+        };
+        self.files.iter().map(ingredient).collect()
     }
 }
 

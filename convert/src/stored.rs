@@ -1,4 +1,4 @@
-//! Tensors as they lie in checkpoint files: where, in which number type, and how to read a range of them as `f32`.
+//! Tensors as they lie in checkpoint files, or are drawn: where, in which number type, and how to read a range of them as `f32`.
 
 use std::fmt;
 use std::fs::File;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
 use half::{bf16, f16};
+
+use crate::synth::draw::Drawing;
 
 /// Number types of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,21 +115,31 @@ impl DataFile {
     }
 }
 
-/// One tensor of a checkpoint file.
+/// Where a tensor's numbers are.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// In a checkpoint file.
+    File {
+        file: Arc<DataFile>,
+        /// In elements.
+        strides: Vec<usize>,
+        /// Where the first element lies in the file.
+        offset: u64,
+    },
+    /// Nowhere: they are drawn when they are read.
+    Drawn(Arc<Drawing>),
+}
+
+/// One tensor that a model is made from.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
-    /// The file that holds it.
-    pub file: Arc<DataFile>,
-    /// Its key in that file.
+    origin: Origin,
+    /// Its key in its file, or its name in the model.
     pub key: String,
     /// Number type.
     pub dtype: Dtype,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Strides in elements.
-    strides: Vec<usize>,
-    /// Where its first element lies in the file.
-    offset: u64,
     elements: usize,
 }
 
@@ -164,7 +176,13 @@ impl StoredTensor {
         let span = if elements == 0 { 0 } else { last as u64 + 1 };
         let fits = span.checked_mul(dtype.size() as u64).is_some_and(|bytes| bytes <= available);
         ensure!(fits, "{} needs more bytes than the file holds for it: truncated or corrupt", place());
-        Ok(StoredTensor { file, key, dtype, shape, strides, offset, elements })
+        Ok(StoredTensor { origin: Origin::File { file, strides, offset }, key, dtype, shape, elements })
+    }
+
+    /// A tensor of random numbers.
+    pub fn drawn(key: String, shape: Vec<usize>, drawing: Drawing) -> StoredTensor {
+        let elements = shape.iter().product();
+        StoredTensor { origin: Origin::Drawn(Arc::new(drawing)), key, dtype: Dtype::F32, shape, elements }
     }
 
     /// Number of elements.
@@ -174,27 +192,45 @@ impl StoredTensor {
 
     /// File and key, for messages.
     pub fn place(&self) -> String {
-        format!("'{}' in '{}'", self.key, self.file.path().display())
-    }
-
-    fn is_contiguous(&self) -> bool {
-        self.shape.iter().zip(&self.strides).zip(contiguous(&self.shape)).all(|((&d, &s), c)| d == 1 || s == c)
+        match &self.origin {
+            Origin::File { file, .. } => format!("'{}' in '{}'", self.key, file.path().display()),
+            Origin::Drawn(_) => format!("'{}'", self.key),
+        }
     }
 
     /// Appends elements `start .. start + count` in row-major order to `out`.
     pub fn read(&self, start: usize, count: usize, out: &mut Vec<f32>) -> Result<()> {
         assert!(start + count <= self.elements, "a plan reads only inside its tensors");
+        match &self.origin {
+            Origin::File { file, strides, offset } => self.read_file(file, strides, *offset, start, count, out),
+            Origin::Drawn(drawing) => {
+                drawing.draw(start, count, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn read_file(
+        &self,
+        file: &DataFile,
+        strides: &[usize],
+        offset: u64,
+        start: usize,
+        count: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         let size = self.dtype.size();
         if count == 0 {
             return Ok(());
         }
-        if self.is_contiguous() {
-            let raw = self.file.read(self.offset + (start * size) as u64, count * size)?;
+        let gapless = self.shape.iter().zip(strides).zip(contiguous(&self.shape)).all(|((&d, &s), c)| d == 1 || s == c);
+        if gapless {
+            let raw = file.read(offset + (start * size) as u64, count * size)?;
             self.dtype.to_f32(&raw, out);
             return Ok(());
         }
-        let span = self.shape.iter().zip(&self.strides).map(|(&d, &s)| (d - 1) * s).sum::<usize>() + 1;
-        let raw = self.file.read(self.offset, span * size)?;
+        let span = self.shape.iter().zip(strides).map(|(&d, &s)| (d - 1) * s).sum::<usize>() + 1;
+        let raw = file.read(offset, span * size)?;
         let mut index = vec![0; self.shape.len()];
         let mut rest = start;
         for (i, stride) in contiguous(&self.shape).into_iter().enumerate() {
@@ -202,7 +238,7 @@ impl StoredTensor {
             rest %= stride;
         }
         for _ in 0..count {
-            let at = index.iter().zip(&self.strides).map(|(i, s)| i * s).sum::<usize>() * size;
+            let at = index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>() * size;
             self.dtype.to_f32(&raw[at..at + size], out);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;

@@ -47,7 +47,7 @@ impl Tokenizer {
         };
         let settings = [optional("tokenizer_config.json")?, optional("special_tokens_map.json")?];
         let generation = optional("generation_config.json")?;
-        let (vocabulary, merges, added) = match optional("tokenizer.json")? {
+        let parts = match optional("tokenizer.json")? {
             Some(json) => from_tokenizer_json(&json)
                 .with_context(|| format!("cannot use '{}'", dir.join("tokenizer.json").display()))?,
             None => {
@@ -64,7 +64,23 @@ impl Tokenizer {
                 (vocabulary, merges_of(&text), added)
             }
         };
+        let tokenizer = Tokenizer::of_parts(parts, rows, &settings, &[Some(config), generation.as_ref()])
+            .with_context(|| format!("cannot use the tokenizer in '{}'", dir.display()))?;
+        Ok(Tokenizer { files, ..tokenizer })
+    }
 
+    /// The tokenizer that a tokenizer.json describes, for a model whose embedding has `rows` rows.
+    pub fn from_json(json: &Json, rows: usize, config: &Json) -> Result<Tokenizer> {
+        Tokenizer::of_parts(from_tokenizer_json(json)?, rows, &[None, None], &[Some(config), None])
+    }
+
+    /// `settings` name special tokens by their texts, `configs` by their ids.
+    fn of_parts(
+        (vocabulary, merges, added): Parts,
+        rows: usize,
+        settings: &[Option<Json>],
+        configs: &[Option<&Json>],
+    ) -> Result<Tokenizer> {
         let mut tokens: Vec<Option<String>> = vec![None; rows];
         let mut types = vec![UNUSED; rows];
         let mut place = |id: usize, text: &str, ty: i32| -> Result<()> {
@@ -106,7 +122,7 @@ impl Tokenizer {
         for (key, json_key) in
             [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")]
         {
-            let numeric = [Some(config), generation.as_ref()].into_iter().flatten().find_map(|j| {
+            let numeric = configs.iter().flatten().find_map(|j| {
                 let id = j.get(format!("{json_key}_id"))?;
                 // Several ends of text: the first is the one that training used.
                 id.as_array().map_or(Some(id), |ids| ids.first())?.as_u64()
@@ -123,14 +139,10 @@ impl Tokenizer {
                 special.push((key, id as u32));
             }
         }
-        ensure!(
-            special.iter().any(|s| s.0 == "eos"),
-            "no file in '{}' says which token ends a text (eos_token)",
-            dir.display()
-        );
+        ensure!(special.iter().any(|s| s.0 == "eos"), "no file says which token ends a text (eos_token)");
 
         let tokens = tokens.into_iter().enumerate().map(|(i, t)| t.unwrap_or_else(|| format!("[PAD{i}]"))).collect();
-        Ok(Tokenizer { tokens, types, merges, special, files })
+        Ok(Tokenizer { tokens, types, merges, special, files: Vec::new() })
     }
 
     /// Entries that are no padding.

@@ -288,8 +288,7 @@ fn lora_reaches_quantized_types_unrounded() {
     inputs.edit_torch(&inputs.stage, |s| add_lora(s, ""));
     inputs.convert(&["--decoder-type", "f32,q8_0", "--vision-type", "f16"]);
     let exact = values(&inputs.out().join("m-f32.gguf"), "blk.1.attn_qkv.weight");
-    let mut expected = Vec::new();
-    tinygptv_convert::quantize::Type::Q8_0.encode(&exact, &mut expected).unwrap();
+    let expected = tinygptv_convert::quantize::Type::Q8_0.encode_all(&exact, 1).unwrap().concat();
     let file = data(&inputs.out().join("m-q8_0.gguf"));
     let (_, got) = file.iter().find(|(n, _)| n == "blk.1.attn_qkv.weight").unwrap();
     assert_eq!(*got, expected);
