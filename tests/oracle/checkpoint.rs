@@ -9,8 +9,9 @@ use tinygptv_convert::output::Progress;
 use tinygptv_convert::phi2::DecoderOptions;
 use tinygptv_convert::plan::PlanOptions;
 use tinygptv_convert::prompts::Prompts;
+use tinygptv_convert::result::ResultOptions;
 use tinygptv_convert::vision::VisionOptions;
-use tinygptv_convert::{convert, Options};
+use tinygptv_convert::{convert, Inputs};
 
 use crate::checkpoint_writer::{write_safetensors, write_torch, write_torch_state, State, Stored, Tensor};
 use crate::common::{demo, list, text, TempDir};
@@ -110,23 +111,27 @@ impl Converted {
         let paths: Vec<&str> = list(model, "files").iter().map(|f| text(f, "path")).collect();
         let [.., vit, qformer, checkpoint] = paths.as_slice() else { panic!("{name} lacks files") };
         let stage = count(model, "stage") as u32;
-        let options = Options {
+        let inputs = Inputs {
+            phi2: source.join("phi-2"),
             vit: source.join(vit),
             qformer: source.join(qformer),
             checkpoint: source.join(checkpoint),
-            plan: PlanOptions {
-                name: name.to_owned(),
-                stage,
-                decoder: DecoderOptions { dir: source.join("phi-2"), ..DecoderOptions::default() },
-                vision: VisionOptions {
-                    image_size: Some(count(model, "image_size")),
-                    vit_heads: Some(count(model, "vit_heads")),
-                    vit_blocks: Some(count(model, "vit_blocks")),
-                    qformer_heads: Some(count(model, "qformer_heads")),
-                },
-                prompts: Prompts::new(stage, &[], None).expect("the stage's prompts"),
-                allow_unknown: false,
+        };
+        let plan = PlanOptions {
+            name: name.to_owned(),
+            stage,
+            decoder: DecoderOptions::default(),
+            vision: VisionOptions {
+                image_size: Some(count(model, "image_size")),
+                vit_heads: Some(count(model, "vit_heads")),
+                vit_blocks: Some(count(model, "vit_blocks")),
+                qformer_heads: Some(count(model, "qformer_heads")),
             },
+            prompts: Prompts::new(stage, &[], None).expect("the stage's prompts"),
+            allow_unknown: false,
+        };
+        let results = ResultOptions {
+            name: name.to_owned(),
             decoder_types: decoder_types.iter().map(|t| t.parse().expect("a type")).collect(),
             vision_types: vision_types.iter().map(|t| t.parse().expect("a type")).collect(),
             out: dir.join("gguf"),
@@ -135,7 +140,8 @@ impl Converted {
             verbose: false,
             threads: 1,
         };
-        convert(&options, &Progress::new(true)).unwrap_or_else(|e| panic!("{name} does not convert: {e:#}"));
+        convert(&inputs, &plan, &results, &Progress::new(true))
+            .unwrap_or_else(|e| panic!("{name} does not convert: {e:#}"));
         Converted { dir }
     }
 
