@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::kernels::{AttentionTile, HeadTokens, Kernel, NormColumn};
-use super::linear;
-use super::panels::{Buffer, Panels, Reader};
+use super::kernels::{AttentionTile, HeadTokens, Kernel, Kernels, NormColumn};
+use super::linear::{self, Operand};
+use super::panels::{Buffer, PanelShape, Panels, Reader};
+use super::quantized::{self, Quantized};
 use crate::error::{Error, Result};
 use crate::threads::ThreadPool;
 
@@ -15,30 +16,62 @@ const WORK_FOR_THREADS: f64 = 1e6;
 /// What operations run with: threads, kernels, scratch memory, and the caller's wish to stop.
 pub(super) struct Exec<'a> {
     pool: &'a ThreadPool,
-    kernel: &'static dyn Kernel,
+    kernels: Kernels,
     /// One a thread.
     scratch: Vec<Mutex<Buffer>>,
     cancel: Option<&'a AtomicBool>,
 }
 
 impl<'a> Exec<'a> {
+    /// For layers of at most `features` inputs.
     pub(super) fn new(
         pool: &'a ThreadPool,
-        kernel: &'static dyn Kernel,
+        kernels: Kernels,
+        features: usize,
         cancel: Option<&'a AtomicBool>,
     ) -> Result<Exec<'a>> {
-        let floats = Self::scratch_floats(kernel);
+        let floats = Self::scratch_floats(kernels, features);
         let scratch = (0..pool.threads()).map(|_| Ok(Mutex::new(Buffer::zeroed(floats)?))).collect::<Result<_>>()?;
-        Ok(Exec { pool, kernel, scratch, cancel })
+        Ok(Exec { pool, kernels, scratch, cancel })
     }
 
     /// Floats of scratch memory that a thread needs.
-    pub(super) fn scratch_floats(kernel: &dyn Kernel) -> usize {
-        linear::scratch_floats(kernel).max(kernel.panel() * kernel.panel())
+    pub(super) fn scratch_floats(kernels: Kernels, features: usize) -> usize {
+        let panel = kernels.float.panel();
+        let int8 = kernels.int8.map_or(0, |k| quantized::scratch_floats(k, features).max(features * k.lanes()));
+        linear::scratch_floats(kernels.float).max(panel * panel).max(int8)
     }
 
     pub(super) fn kernel(&self) -> &'static dyn Kernel {
-        self.kernel
+        self.kernels.float
+    }
+
+    /// Room in `memory` for what a layer will be applied to.
+    pub(super) fn operand<'m>(&self, memory: &'m mut [f32], rows: usize, tokens: usize) -> Operand<'m> {
+        match self.kernels.int8 {
+            None => Operand::Float(Panels::over(memory, rows, tokens, PanelShape::of(self.kernels.float))),
+            Some(kernel) => Operand::Int8(Quantized::over(memory, kernel, rows, tokens)),
+        }
+    }
+
+    /// `x` as what a layer is applied to; `memory` as for [`operand`](Self::operand), and empty where that would be f32.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub(super) fn prepared<'m>(&self, x: &'m Panels<'m>, memory: &'m mut [f32]) -> Result<Operand<'m>> {
+        match self.kernels.int8 {
+            None => Ok(Operand::Borrowed(x)),
+            Some(kernel) => {
+                let mut out = Quantized::over(memory, kernel, x.rows, x.tokens);
+                out.fill(self, x)?;
+                Ok(Operand::Int8(out))
+            }
+        }
+    }
+
+    /// Floats that [`prepared`](Self::prepared) needs, if the address space has as many.
+    pub(super) fn prepared_floats(kernels: Kernels, rows: usize, tokens: usize) -> Option<usize> {
+        kernels.int8.map_or(Some(0), |kernel| Quantized::floats(kernel, rows, tokens))
     }
 
     /// Threads that will share work of `work` floating point operations.
@@ -98,31 +131,69 @@ impl Norm {
         self.columns(exec, None, x)
     }
 
+    /// `dst = norm(src)`, to be a layer's operand.
+    pub(super) fn apply_to(&self, exec: &Exec, src: &Panels, dst: &mut Operand) -> Result<()> {
+        match dst {
+            Operand::Float(dst) => self.apply(exec, src, dst),
+            Operand::Int8(dst) => self.quantized_columns(exec, src, dst),
+            Operand::Borrowed(_) => unreachable!("a norm's result has room of its own"),
+        }
+    }
+
     /// `src` has the layout of `dst`; without it `dst` is the source, too.
     fn columns(&self, exec: &Exec, src: Option<Reader>, dst: &mut Panels) -> Result<()> {
-        assert!(dst.rows == self.weight.len() && dst.rows == self.bias.len());
-        let lanes = dst.shape.lanes;
         let to = dst.writer();
         let src = src.unwrap_or(to.reader());
-        let dst = &*dst;
-        let work = 8.0 * (dst.rows * dst.tokens) as f64;
-        exec.run(dst.tokens.div_ceil(lanes), work, &|vector, _| {
-            let (p, lane) = (vector * lanes / dst.shape.panel, vector * lanes % dst.shape.panel);
-            let at = dst.offset(p, 0) + lane;
+        self.each_column(exec, dst, &|p, at, _| {
+            let stride = dst.width(p);
             // SAFETY: `at` is the vector's first feature and the last one lies in the same panel; each task has its own
-            // tokens; weight and bias have one value a feature.
+            // tokens.
+            unsafe { self.column(exec, (src.at(at), stride), (to.at(at), stride)) };
+        })
+    }
+
+    fn quantized_columns(&self, exec: &Exec, src: &Panels, dst: &mut Quantized) -> Result<()> {
+        assert!(src.rows == dst.rows && src.tokens == dst.tokens && src.shape == dst.shape);
+        let (from, to, lanes) = (Reader::of(src), dst.writer(), src.shape.lanes);
+        let dst = &*dst;
+        self.each_column(exec, src, &|p, at, scratch| {
+            assert!(scratch.len() >= src.rows * lanes);
+            // SAFETY: as in `columns`; `scratch` has room for the features of a vector of tokens.
             unsafe {
-                exec.kernel.layer_norm(&NormColumn {
-                    src: src.at(at),
-                    dst: to.at(at),
-                    features: dst.rows,
-                    stride: dst.width(p),
-                    weight: self.weight.as_ptr(),
-                    bias: self.bias.as_ptr(),
-                    epsilon: self.epsilon,
-                });
+                self.column(exec, (from.at(at), src.width(p)), (scratch.as_mut_ptr(), lanes));
+                to.column(dst, p, at - src.offset(p, 0), scratch.as_ptr());
             }
         })
+    }
+
+    /// Calls `task(panel, offset, scratch)` for each vector of tokens of `m`, with the offset of its first feature.
+    fn each_column(&self, exec: &Exec, m: &Panels, task: &(dyn Fn(usize, usize, &mut [f32]) + Sync)) -> Result<()> {
+        assert!(m.rows == self.weight.len() && m.rows == self.bias.len());
+        let PanelShape { lanes, panel } = m.shape;
+        exec.run(m.tokens.div_ceil(lanes), 8.0 * (m.rows * m.tokens) as f64, &|vector, scratch| {
+            let (p, lane) = (vector * lanes / panel, vector * lanes % panel);
+            task(p, m.offset(p, 0) + lane, scratch);
+        })
+    }
+
+    /// Normalises one vector of tokens, from and to features that many floats apart.
+    ///
+    /// # Safety
+    /// All features must exist at these places, and nobody else may use the destination.
+    unsafe fn column(&self, exec: &Exec, (src, src_stride): (*const f32, usize), (dst, dst_stride): (*mut f32, usize)) {
+        // SAFETY: the caller's; weight and bias have one value a feature.
+        unsafe {
+            exec.kernel().layer_norm(&NormColumn {
+                src,
+                src_stride,
+                dst,
+                dst_stride,
+                features: self.weight.len(),
+                weight: self.weight.as_ptr(),
+                bias: self.bias.as_ptr(),
+                epsilon: self.epsilon,
+            });
+        }
     }
 }
 
@@ -166,7 +237,7 @@ pub(super) fn attention(
         // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its
         // own panel of `out`, which is another matrix than the three it reads; scratch has panel² floats.
         unsafe {
-            exec.kernel.attention(&AttentionTile {
+            exec.kernel().attention(&AttentionTile {
                 head,
                 q: queries.at(q.of.offset(p, q.row + h * head)),
                 vectors: out.width(p) / shape.lanes,

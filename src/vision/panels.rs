@@ -130,13 +130,9 @@ impl<'a> Panels<'a> {
         p * self.shape.panel * self.rows + row * self.width(p)
     }
 
-    pub(super) fn as_ptr(&self) -> *const f32 {
-        self.data.as_ptr()
-    }
-
     /// For tasks that write disjoint parts at the same time.
     pub(super) fn writer(&mut self) -> Writer {
-        Writer(self.data.as_mut_ptr())
+        Writer::of(self.data)
     }
 
     pub(super) fn copy_from(&mut self, values: &[f32]) {
@@ -180,6 +176,10 @@ unsafe impl Send for Writer {}
 unsafe impl Sync for Writer {}
 
 impl Writer {
+    pub(super) fn of(data: &mut [f32]) -> Self {
+        Writer(data.as_mut_ptr())
+    }
+
     /// The address `offset` floats on.
     pub(super) fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
@@ -202,7 +202,11 @@ unsafe impl Sync for Reader {}
 
 impl Reader {
     pub(super) fn of(panels: &Panels) -> Self {
-        Reader(panels.as_ptr())
+        Self::of_slice(panels.data)
+    }
+
+    pub(super) fn of_slice(data: &[f32]) -> Self {
+        Reader(data.as_ptr())
     }
 
     /// The address `offset` floats on.

@@ -1,6 +1,6 @@
 //! From the Q-Former's width to the decoder's: one affine map, folded at conversion from the checkpoint's two.
 
-use super::linear::{Linear, Then};
+use super::linear::{Linear, Operand, Then};
 use super::ops::Exec;
 use super::panels::Panels;
 use super::weights::Weights;
@@ -25,7 +25,7 @@ impl Projection {
 
     /// `x` `[Q-Former width, queries]` to `y` `[projection, queries]`.
     pub(super) fn forward(&self, exec: &Exec, meter: &mut Meter, x: &Panels, y: &mut Panels) -> Result<()> {
-        self.linear.apply(exec, x, y, Then::Store)?;
+        self.linear.apply(exec, &Operand::Borrowed(x), y, Then::Store)?;
         meter.advance(self.flops(x.tokens))
     }
 }

@@ -45,6 +45,10 @@ pub(super) struct QFormerMemory<'a> {
     pub wide: &'a mut [f32],
     /// At least 2·width by image tokens.
     pub image: &'a mut [f32],
+    /// `Exec::prepared_floats` for width by queries.
+    pub prepared: &'a mut [f32],
+    /// `Exec::prepared_floats` for the image's features.
+    pub prepared_image: &'a mut [f32],
 }
 
 impl QFormer {
@@ -101,26 +105,32 @@ impl QFormer {
         image: &Panels,
         memory: &mut QFormerMemory,
     ) -> Result<()> {
-        let QFormerMemory { x, h, wide, image: image_memory } = memory;
+        let QFormerMemory { x, h, wide, image: image_memory, prepared, prepared_image } = memory;
         let (queries, width, shape) = (x.tokens, x.rows, x.shape);
         x.fill(|row, token| self.queries[token * width + row]);
         self.norm.apply_in_place(exec, x)?;
+        let prepared_image = exec.prepared(image, prepared_image)?;
         for layer in &self.layers {
             {
                 let [mut q, mut k, mut v] = split(wide, width, queries, shape);
-                layer.own.k.apply(exec, x, &mut k, Then::Store)?;
-                layer.own.v.apply(exec, x, &mut v, Then::Store)?;
-                layer.own.gather(exec, self.heads, x, &mut q, &k, &v, h)?;
+                {
+                    let own = exec.prepared(x, prepared)?;
+                    layer.own.k.apply(exec, &own, &mut k, Then::Store)?;
+                    layer.own.v.apply(exec, &own, &mut v, Then::Store)?;
+                    layer.own.q.apply(exec, &own, &mut q, Then::Store)?;
+                }
+                layer.own.gather(exec, self.heads, x, [&q, &k, &v], h, prepared)?;
             }
             if let Some(cross) = &layer.cross {
                 let [mut k, mut v] = split(image_memory, width, image.tokens, shape);
                 let mut q = Panels::over(wide, width, queries, shape);
-                cross.k.apply(exec, image, &mut k, Then::Store)?;
-                cross.v.apply(exec, image, &mut v, Then::Store)?;
-                cross.gather(exec, self.heads, x, &mut q, &k, &v, h)?;
+                cross.k.apply(exec, &prepared_image, &mut k, Then::Store)?;
+                cross.v.apply(exec, &prepared_image, &mut v, Then::Store)?;
+                cross.q.apply(exec, &exec.prepared(x, prepared)?, &mut q, Then::Store)?;
+                cross.gather(exec, self.heads, x, [&q, &k, &v], h, prepared)?;
             }
-            let mut middle = Panels::over(wide, layer.up.outputs(), queries, shape);
-            layer.up.apply(exec, x, &mut middle, Then::Gelu)?;
+            let mut middle = exec.operand(wide, layer.up.outputs(), queries);
+            layer.up.apply_gelu(exec, &exec.prepared(x, prepared)?, &mut middle)?;
             layer.down.apply(exec, &middle, x, Then::Add)?;
             layer.norm.apply_in_place(exec, x)?;
             meter.advance(layer.flops(queries, image.tokens))?;
@@ -139,22 +149,19 @@ impl Layer {
 }
 
 impl Attention {
-    /// `x = norm(x + out(attention(q(x), k, v)))`.
-    #[allow(clippy::too_many_arguments)]
+    /// `x = norm(x + out(attention(q, k, v)))`.
     fn gather(
         &self,
         exec: &Exec,
         heads: usize,
         x: &mut Panels,
-        q: &mut Panels,
-        k: &Panels,
-        v: &Panels,
+        [q, k, v]: [&Panels; 3],
         h: &mut Panels,
+        prepared: &mut [f32],
     ) -> Result<()> {
-        self.q.apply(exec, x, q, Then::Store)?;
         let all = |of| Features { of, row: 0 };
         attention(exec, all(q), all(k), all(v), heads, h)?;
-        self.out.apply(exec, h, x, Then::Add)?;
+        self.out.apply(exec, &exec.prepared(h, prepared)?, x, Then::Add)?;
         self.norm.apply_in_place(exec, x)
     }
 

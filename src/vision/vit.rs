@@ -3,7 +3,7 @@
 //! Pre-norm transformer blocks, no LayerScale, no relative positions, no final norm; the class token stays to the end
 //! (EVA, arXiv 2211.07636, as BLIP-2, arXiv 2301.12597, uses it).
 
-use super::linear::{Linear, Then};
+use super::linear::{Linear, Operand, Then};
 use super::ops::{attention, attention_flops, Exec, Features, Norm};
 use super::panels::{Buffer, PanelShape, Panels};
 use super::weights::Weights;
@@ -36,9 +36,11 @@ pub(super) struct VitMemory<'a> {
     /// The residual stream, `[width, tokens]`; holds the result.
     pub x: Panels<'a>,
     /// A branch's input and output, `[width, tokens]`.
-    pub h: Panels<'a>,
+    pub h: &'a mut [f32],
     /// A branch's wide middle, at least `middle_rows` by tokens.
     pub wide: &'a mut [f32],
+    /// `Exec::prepared_floats` for width by tokens.
+    pub prepared: &'a mut [f32],
 }
 
 impl Vit {
@@ -85,7 +87,7 @@ impl Vit {
         size: usize,
         memory: &mut VitMemory,
     ) -> Result<()> {
-        let VitMemory { x, h, wide } = memory;
+        let VitMemory { x, h, wide, prepared } = memory;
         let (tokens, shape, width) = (x.tokens, x.shape, x.rows);
         {
             // The convolution as a product: a token is the column of its patch's pixels; the class token has none.
@@ -101,21 +103,26 @@ impl Vit {
                 }
             });
             x.copy_from(&self.start);
-            self.patch_embedding.apply(exec, &columns, x, Then::Add)?;
+            self.patch_embedding.apply(exec, &Operand::Float(columns), x, Then::Add)?;
         }
         meter.advance(self.patch_embedding.flops(tokens))?;
         for block in &self.blocks {
-            block.norm1.apply(exec, x, h)?;
             {
                 let mut qkv = Panels::over(wide, 3 * width, tokens, shape);
-                block.qkv.apply(exec, h, &mut qkv, Then::Store)?;
+                {
+                    let mut normed = exec.operand(h, width, tokens);
+                    block.norm1.apply_to(exec, x, &mut normed)?;
+                    block.qkv.apply(exec, &normed, &mut qkv, Then::Store)?;
+                }
+                let mut gathered = Panels::over(h, width, tokens, shape);
                 let part = |i: usize| Features { of: &qkv, row: i * width };
-                attention(exec, part(0), part(1), part(2), self.heads, h)?;
+                attention(exec, part(0), part(1), part(2), self.heads, &mut gathered)?;
+                block.out.apply(exec, &exec.prepared(&gathered, prepared)?, x, Then::Add)?;
             }
-            block.out.apply(exec, h, x, Then::Add)?;
-            block.norm2.apply(exec, x, h)?;
-            let mut middle = Panels::over(wide, block.up.outputs(), tokens, shape);
-            block.up.apply(exec, h, &mut middle, Then::Gelu)?;
+            let mut normed = exec.operand(h, width, tokens);
+            block.norm2.apply_to(exec, x, &mut normed)?;
+            let mut middle = exec.operand(wide, block.up.outputs(), tokens);
+            block.up.apply_gelu(exec, &normed, &mut middle)?;
             block.down.apply(exec, &middle, x, Then::Add)?;
             meter.advance(block.flops(tokens))?;
         }

@@ -13,6 +13,12 @@ pub(super) struct Weights<'a> {
     read: HashSet<String>,
 }
 
+/// Whether all linear layers of the image encoder and the Q-Former have Q8_0 weights.
+pub(super) fn all_q8_0(file: &Gguf) -> bool {
+    let matrix = |name: &str| (name.starts_with("v.blk.") || name.starts_with("qf.blk.")) && name.ends_with(".weight");
+    file.tensors().iter().filter(|t| t.shape.len() == 2 && matrix(&t.name)).all(|t| t.ty == TensorType::Q8_0)
+}
+
 impl<'a> Weights<'a> {
     pub(super) fn new(file: &'a Gguf) -> Self {
         Weights { file, read: HashSet::new() }

@@ -6,14 +6,14 @@ use std::arch::x86_64::*;
 use super::{body, kernel, AttentionTile, GemmTile, Kernel, NormColumn, Simd, WeightBlock};
 
 #[derive(Clone, Copy)]
-struct Avx512;
+pub(super) struct Avx512;
 
 impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
-    const VECTORS: usize = 3;
-    const ROWS: usize = 8;
-    const DEPTH: usize = 128;
+    const VECTORS: usize = 4;
+    const ROWS: usize = 6;
+    const DEPTH: usize = 96;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {

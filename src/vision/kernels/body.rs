@@ -7,8 +7,8 @@ use super::{AttentionTile, GemmTile, HeadTokens, NormColumn, Simd, WeightBlock};
 use crate::gguf::TensorType;
 
 /// Values of one Q8_0 block, and its bytes: a half-precision scale and the quants.
-const Q8_0_VALUES: usize = 32;
-const Q8_0_BYTES: usize = 34;
+pub(super) const Q8_0_VALUES: usize = 32;
+pub(super) const Q8_0_BYTES: usize = 34;
 
 /// A register tile: `c[R, N·LANES] (+)= w[R, depth] · x[depth, N·LANES]`, where `w(r, k)` is at `w + r·row + k·col`.
 #[inline(always)]
@@ -164,7 +164,7 @@ pub(super) unsafe fn unpack<S: Simd>(b: &WeightBlock) {
 }
 
 #[inline(always)]
-unsafe fn read_u16(p: *const u8) -> u16 {
+pub(super) unsafe fn read_u16(p: *const u8) -> u16 {
     u16::from_le(p.cast::<u16>().read_unaligned())
 }
 
@@ -254,7 +254,7 @@ pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn) {
         for first in (0..c.features).step_by(4) {
             let count = if first < whole { 4 } else { c.features - whole };
             for (i, part) in parts.iter_mut().enumerate().take(count) {
-                let d = S::sub(S::load(c.src.add((first + i) * c.stride)), origin);
+                let d = S::sub(S::load(c.src.add((first + i) * c.src_stride)), origin);
                 *part = if SQUARE { S::fma(d, d, *part) } else { S::add(d, *part) };
             }
         }
@@ -266,9 +266,9 @@ pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn) {
     let variance = S::div(squares, count);
     let scale = S::div(S::splat(1.0), S::sqrt(S::add(variance, S::splat(c.epsilon))));
     for f in 0..c.features {
-        let x = S::mul(S::sub(S::load(c.src.add(f * c.stride)), mean), scale);
+        let x = S::mul(S::sub(S::load(c.src.add(f * c.src_stride)), mean), scale);
         let y = S::fma(x, S::splat(*c.weight.add(f)), S::splat(*c.bias.add(f)));
-        S::store(c.dst.add(f * c.stride), y);
+        S::store(c.dst.add(f * c.dst_stride), y);
     }
 }
 

@@ -9,6 +9,7 @@
 //! for an instruction set behind [`Kernel`].
 
 mod body;
+pub(super) mod int8;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -21,6 +22,7 @@ mod portable;
 pub(crate) mod tests;
 
 use crate::gguf::TensorType;
+use int8::Int8Kernel;
 
 /// Vector operations of an instruction set on `LANES` f32 values.
 ///
@@ -101,16 +103,18 @@ pub(crate) struct GemmTile {
     pub accumulate: bool,
 }
 
-/// LayerNorm over the features of one vector of tokens. `src` and `dst` may be the same.
+/// LayerNorm over the features of one vector of tokens. `src` and `dst` may be the same, with the same stride.
 pub(crate) struct NormColumn {
     /// First feature of the tokens.
     pub src: *const f32,
     /// Where the first feature goes.
     pub dst: *mut f32,
+    /// Floats from a feature to the next in `src`.
+    pub src_stride: usize,
+    /// Floats from a feature to the next in `dst`.
+    pub dst_stride: usize,
     /// Features.
     pub features: usize,
-    /// Floats from a feature to the next, in both.
-    pub stride: usize,
     /// One a feature.
     pub weight: *const f32,
     /// One a feature.
@@ -266,7 +270,39 @@ pub(crate) fn available() -> Vec<&'static dyn Kernel> {
     found
 }
 
-/// The fastest kernels that this processor can run.
-pub(crate) fn best() -> &'static dyn Kernel {
-    available()[0]
+/// What computes a model: float kernels, and quantised products on the same panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    /// For everything but quantised layers.
+    pub float: &'static dyn Kernel,
+    /// For layers with 8-bit weights; without it they are computed in f32, too.
+    pub int8: Option<&'static dyn Int8Kernel>,
+}
+
+impl Kernels {
+    /// The fastest that this processor can run; `exact` means without quantised products.
+    pub(crate) fn best(exact: bool) -> Kernels {
+        let float = available()[0];
+        Kernels { float, int8: if exact { None } else { int8_for(float).first().copied() } }
+    }
+
+    /// Everything that this processor can run.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Kernels> {
+        let with = |float| int8_for(float).into_iter().map(Some).chain([None]).map(move |int8| Kernels { float, int8 });
+        available().into_iter().flat_map(with).collect()
+    }
+
+    /// The instruction sets' names.
+    pub(crate) fn name(&self) -> String {
+        match self.int8 {
+            None => self.float.name().into(),
+            Some(int8) => format!("{} and {}", self.float.name(), int8.name()),
+        }
+    }
+}
+
+/// The quantised products that work on the panels of `float`, fastest first.
+fn int8_for(float: &dyn Kernel) -> Vec<&'static dyn Int8Kernel> {
+    int8::available().into_iter().filter(|k| k.lanes() == float.lanes() && k.panel() == float.panel()).collect()
 }

@@ -207,8 +207,9 @@ fn layer_norm_over_odd_lengths() {
                     kernel.layer_norm(&NormColumn {
                         src: src.as_ptr(),
                         dst: dst.as_mut_ptr(),
+                        src_stride: stride,
+                        dst_stride: stride,
                         features,
-                        stride,
                         weight: weight.as_ptr(),
                         bias: bias.as_ptr(),
                         epsilon,

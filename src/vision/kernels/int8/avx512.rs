@@ -1,0 +1,77 @@
+//! AVX-512 VNNI: `vpdpbusd` multiplies unsigned by signed bytes, so weights are stored plus 128.
+#![allow(unsafe_op_in_unsafe_fn)] // each method is one intrinsic or a few; their contract is `Dot`'s
+
+use std::arch::x86_64::*;
+
+use super::super::avx512::Avx512;
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+
+struct Vnni;
+
+/// Four vectors of rounded numbers as bytes: in each 32-bit lane the four numbers in order.
+#[inline(always)]
+pub(super) unsafe fn interleave(v: [__m512; 4]) -> __m512i {
+    let low = _mm512_set1_epi32(0xff);
+    let byte = |v: __m512| _mm512_and_si512(_mm512_cvtps_epi32(v), low);
+    let [a, b, c] = [v[0], v[1], v[2]].map(byte);
+    let d = _mm512_slli_epi32::<24>(_mm512_cvtps_epi32(v[3]));
+    let ab = _mm512_or_si512(a, _mm512_slli_epi32::<8>(b));
+    // Or of three.
+    _mm512_ternarylogic_epi32::<0xfe>(ab, _mm512_slli_epi32::<16>(c), d)
+}
+
+/// 32 weights times `ratio` / 2^15, rounded.
+#[inline(always)]
+pub(super) unsafe fn rescaled(src: *const u8, ratio: i16) -> __m256i {
+    let wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(src.cast()));
+    _mm512_cvtepi16_epi8(_mm512_mulhrs_epi16(wide, _mm512_set1_epi16(ratio)))
+}
+
+impl Quants for Vnni {
+    type S = Avx512;
+    const GROUP: usize = 64;
+    const VALUE_BYTES: usize = 1;
+    const OFFSET: bool = true;
+
+    #[inline(always)]
+    unsafe fn store_x(p: *mut u8, features: [__m512; 4]) {
+        _mm512_storeu_si512(p.cast(), interleave(features));
+    }
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: __m512) {
+        _mm512_storeu_si512(p.cast(), _mm512_cvtps_epi32(v));
+    }
+    #[inline(always)]
+    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
+        _mm256_storeu_si256(out.cast(), _mm256_xor_si256(rescaled(src, ratio), _mm256_set1_epi8(-128)));
+    }
+}
+
+impl Dot for Vnni {
+    type I = __m512i;
+    type X = __m512i;
+    const ROWS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m512i {
+        _mm512_loadu_si512(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(sums)
+    }
+    #[inline(always)]
+    unsafe fn load_x(p: *const u8) -> __m512i {
+        _mm512_loadu_si512(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, x: __m512i, w: *const u8) -> __m512i {
+        _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(w.cast::<i32>().read_unaligned()), x)
+    }
+}
+
+int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 1, 6, 96, body::multiply::<Vnni>, "avx512f,avx512bw,avx512vnni");

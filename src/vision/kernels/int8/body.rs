@@ -1,0 +1,171 @@
+//! The algorithms of the quantised products, written once over [`Quants`] and [`Dot`].
+//!
+//! Everything here is `inline(always)`, as in [`super::super::body`].
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
+
+use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
+use super::{Dot, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+
+/// See [`super::Int8Kernel::token_bytes`].
+pub(super) const fn token_bytes<Q: Quants>() -> usize {
+    Q::GROUP * Q::VALUE_BYTES + if Q::OFFSET { 8 } else { 4 }
+}
+
+/// See [`super::Int8Kernel::quantize`]. The scale takes the largest magnitude to 127; numbers that are not finite make it NaN.
+#[inline(always)]
+pub(super) unsafe fn quantize<Q: Quants>(t: &QuantizeGroup) {
+    let lanes = Q::S::LANES;
+    let zero = Q::S::splat(0.0);
+    for n in 0..t.vectors {
+        let at = |f: usize| t.src.wrapping_add(f * t.stride + n * lanes);
+        let (mut peak, mut total) = (zero, zero);
+        for f in 0..t.features {
+            let v = Q::S::load(at(f));
+            let magnitude = Q::S::max(v, Q::S::sub(zero, v));
+            peak = Q::S::max(magnitude, peak);
+            total = Q::S::add(total, magnitude);
+        }
+        let scale = Q::S::mul(peak, Q::S::splat(1.0 / 127.0));
+        let scale = Q::S::fma(total, zero, scale);
+        // A group of zeros, or of numbers too small for the reciprocal, stays zero.
+        let inverse = Q::S::min(Q::S::div(Q::S::splat(127.0), Q::S::max(peak, Q::S::splat(1e-30))), Q::S::splat(1e32));
+        let mut sum = zero;
+        for f in (0..Q::GROUP).step_by(4) {
+            let mut four = [zero; 4];
+            for (i, v) in four.iter_mut().enumerate() {
+                if f + i < t.features {
+                    *v = Q::S::mul(Q::S::load(at(f + i)), inverse);
+                    if Q::OFFSET {
+                        sum = Q::S::add(sum, Q::S::round(*v));
+                    }
+                }
+            }
+            Q::store_x(t.out.add((f * t.width + n * 4) * lanes * Q::VALUE_BYTES), four);
+        }
+        Q::S::store(t.scales.add(n * lanes), scale);
+        if Q::OFFSET {
+            let correction = Q::S::mul(sum, Q::S::splat(-128.0));
+            Q::store_i32(t.scales.add((t.width + n) * lanes).cast(), correction);
+        }
+    }
+}
+
+/// See [`super::Int8Kernel::pack`]. A scale that is not finite makes the group's scale NaN.
+#[inline(always)]
+pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock, row_step: usize) {
+    let padded_rows = b.rows.next_multiple_of(row_step);
+    let row_bytes = Q::GROUP * Q::VALUE_BYTES;
+    for (g, column) in (0..b.columns).step_by(Q::GROUP).enumerate() {
+        let blocks = (b.columns - column).min(Q::GROUP) / Q8_0_VALUES;
+        let src = b.data.add(column / Q8_0_VALUES * Q8_0_BYTES);
+        for r in 0..padded_rows {
+            let out = b.out.add((g * padded_rows + r) * row_bytes);
+            let block = |i: usize| src.wrapping_add(r * b.row_bytes + i * Q8_0_BYTES);
+            let used = if r < b.rows { blocks } else { 0 };
+            let (mut scale, mut poison) = (0f32, 0f32);
+            for i in 0..used {
+                let d = f16_to_f32(read_u16(block(i)));
+                scale = scale.max(d.abs());
+                poison += d * 0.0;
+            }
+            let inverse = if scale > 0.0 { 32767.0 / scale } else { 0.0 };
+            for i in 0..used {
+                // Saturates: NaN becomes 0.
+                let ratio = (f16_to_f32(read_u16(block(i))) * inverse).round_ties_even() as i16;
+                Q::rescale(block(i).add(2), ratio, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
+            }
+            // Activations are zero there, but memory must be what the correction takes it for.
+            let rest = Q::GROUP / Q8_0_VALUES - used;
+            let nothing = [0u8; Q8_0_VALUES];
+            for i in used..used + rest {
+                Q::rescale(nothing.as_ptr(), 0, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
+            }
+            *b.scales.add(g * padded_rows + r) = scale + poison;
+        }
+    }
+}
+
+/// A register tile over one group: `c[R, N·LANES] += scales · (w[R, GROUP] · x[GROUP, N·LANES])`, or `=` with `first`, then
+/// plus the bias.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<D: Dot, const R: usize, const N: usize>(
+    w: *const u8,
+    w_scales: *const f32,
+    x: *const u8,
+    c: *mut f32,
+    bias: *const f32,
+    load: bool,
+) {
+    let lanes = D::S::LANES;
+    let values = D::GROUP * N * lanes * D::VALUE_BYTES;
+    let scales: *const f32 = x.add(values).cast();
+    let mut sums = [[D::zero(); N]; R];
+    if D::OFFSET {
+        let mut start = [D::zero(); N];
+        for (n, s) in start.iter_mut().enumerate() {
+            *s = D::load_i32(scales.add((N + n) * lanes).cast());
+        }
+        sums = [start; R];
+    }
+    for k in (0..D::GROUP).step_by(4) {
+        let mut xs = [D::load_x(x.add(k * N * lanes * D::VALUE_BYTES)); N];
+        for (n, v) in xs.iter_mut().enumerate().skip(1) {
+            *v = D::load_x(x.add((k * N + n * 4) * lanes * D::VALUE_BYTES));
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (sum, v) in sums.iter_mut().zip(xs) {
+                *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let w_scale = D::S::splat(*w_scales.add(r));
+        let start = if bias.is_null() { D::S::splat(0.0) } else { D::S::splat(*bias.add(r)) };
+        for (n, sum) in sums.iter().enumerate() {
+            let p = c.add((r * N + n) * lanes);
+            let scale = D::S::mul(w_scale, D::S::load(scales.add(n * lanes)));
+            let before = if load { D::S::add(D::S::load(p), start) } else { start };
+            D::S::store(p, D::S::fma(D::to_f32(*sum), scale, before));
+        }
+    }
+}
+
+/// See [`super::Int8Kernel::multiply`].
+#[inline(always)]
+pub(super) unsafe fn multiply<D: Dot>(t: &Int8Tile) {
+    #[inline(always)]
+    unsafe fn f<D: Dot, const N: usize>(t: &Int8Tile) {
+        let width = N * D::S::LANES;
+        for g in 0..t.groups {
+            let x = t.x.add(g * token_bytes::<D>() * width);
+            let w = t.w.add(g * t.padded_rows * D::GROUP * D::VALUE_BYTES);
+            let scales = t.w_scales.add(g * t.padded_rows);
+            let bias = |r: usize| if g > 0 || t.bias.is_null() { std::ptr::null() } else { t.bias.wrapping_add(r) };
+            let load = g > 0 || t.accumulate;
+            let mut r = 0;
+            macro_rules! rows {
+                ($rows:literal) => {
+                    while t.rows - r >= $rows {
+                        let w = w.add(r * D::GROUP * D::VALUE_BYTES);
+                        tile::<D, $rows, N>(w, scales.add(r), x, t.c.add(r * width), bias(r), load);
+                        r += $rows;
+                    }
+                };
+            }
+            if D::ROWS == 6 {
+                rows!(6);
+            }
+            rows!(4);
+            rows!(1);
+        }
+    }
+    match t.vectors {
+        1 => f::<D, 1>(t),
+        2 if D::S::VECTORS >= 2 => f::<D, 2>(t),
+        3 if D::S::VECTORS >= 3 => f::<D, 3>(t),
+        4 if D::S::VECTORS >= 4 => f::<D, 4>(t),
+        5 if D::S::VECTORS >= 5 => f::<D, 5>(t),
+        n => unreachable!("a panel of {n} vectors"),
+    }
+}

@@ -1,0 +1,249 @@
+//! Products of 8-bit numbers: weights as Q8_0 has them, activations quantised on the way in.
+//!
+//! Depth is cut into *groups* of [`Int8Kernel::group`] features. Within a group a token's activations share a scale, and so
+//! do the weights of a row: the 32-value blocks of Q8_0 are brought to the largest scale among them. Products of a group are
+//! summed exactly in integers, groups in f32. A group is short, so one large activation costs only its neighbours precision.
+//!
+//! Quantised activations keep the token panels of [`super`]: for every four features of a group the values of all tokens lie
+//! side by side, four to a token, which is what dot-product instructions take. Behind a group's values are its scales, one a
+//! token, and behind them, where an instruction set needs it, a correction, one a token.
+//!
+//! [`Quants`] and [`Dot`] are what an instruction set provides, [`body`] holds the algorithms written over them.
+
+mod body;
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
+
+use super::Simd;
+
+/// How an instruction set stores quantised numbers.
+///
+/// # Safety
+/// As for [`Simd`].
+trait Quants: 'static {
+    /// The float vectors.
+    type S: Simd;
+    /// Features of a group; a multiple of 32.
+    const GROUP: usize;
+    /// Bytes of a quantised number, in activations and weights.
+    const VALUE_BYTES: usize;
+    /// Whether weights are stored plus 128, as unsigned numbers. Sums then start at −128 times the group's sum of
+    /// activations, the correction.
+    const OFFSET: bool;
+
+    /// Rounds four features of `LANES` tokens, all in −127…127, and stores them token by token.
+    unsafe fn store_x(p: *mut u8, features: [<Self::S as Simd>::V; 4]);
+    /// Rounds to i32.
+    unsafe fn store_i32(p: *mut i32, v: <Self::S as Simd>::V);
+    /// Stores 32 weights, multiplied by `ratio` / 2^15 and rounded.
+    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8);
+}
+
+/// Dot products of an instruction set.
+///
+/// # Safety
+/// As for [`Simd`].
+trait Dot: Quants {
+    /// `LANES` i32 sums.
+    type I: Copy;
+    /// Four features of `LANES` tokens.
+    type X: Copy;
+    /// Weight rows in a register tile: 6 or 4.
+    const ROWS: usize;
+
+    unsafe fn zero() -> Self::I;
+    unsafe fn load_i32(p: *const i32) -> Self::I;
+    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V;
+    unsafe fn load_x(p: *const u8) -> Self::X;
+    /// Adds the products of four features with the four weights at `w`.
+    unsafe fn dot(sums: Self::I, x: Self::X, w: *const u8) -> Self::I;
+}
+
+/// One group of features of one panel of tokens, to be quantised.
+pub(crate) struct QuantizeGroup {
+    /// First feature.
+    pub src: *const f32,
+    /// Floats from a feature to the next.
+    pub stride: usize,
+    /// Features there are, at most [`Int8Kernel::group`]; the others count as zero.
+    pub features: usize,
+    /// Vectors of tokens.
+    pub vectors: usize,
+    /// Vectors in a row of the quantised panel.
+    pub width: usize,
+    /// First token's place in the quantised group.
+    pub out: *mut u8,
+    /// First token's scale; the correction is `width` vectors behind it.
+    pub scales: *mut f32,
+}
+
+/// Rows of Q8_0 weights to be packed.
+pub(crate) struct PackBlock {
+    /// First row, as it lies in the file.
+    pub data: *const u8,
+    /// Bytes from a row to the next.
+    pub row_bytes: usize,
+    /// Rows wanted.
+    pub rows: usize,
+    /// Columns there are; a multiple of 32.
+    pub columns: usize,
+    /// For every group of columns `padded_rows` rows of a group's weights; see [`Int8Kernel::row_step`].
+    pub out: *mut u8,
+    /// `padded_rows` scales a group; room for them all, rounded up to 16.
+    pub scales: *mut f32,
+}
+
+/// `c[rows, tokens] = w[rows, depth] · x[depth, tokens] (+ c) (+ bias)` on one panel.
+pub(crate) struct Int8Tile {
+    /// Rows wanted, from a multiple of [`Int8Kernel::row_step`] on.
+    pub rows: usize,
+    /// Rows that the packed weights have in a group.
+    pub padded_rows: usize,
+    /// Groups in the depth.
+    pub groups: usize,
+    /// The first group's first row wanted.
+    pub w: *const u8,
+    /// Its scale.
+    pub w_scales: *const f32,
+    /// One value a row, or null.
+    pub bias: *const f32,
+    /// The panel's first group: values, scales, correction; the next one follows.
+    pub x: *const u8,
+    /// Vectors in a row of the panel.
+    pub vectors: usize,
+    /// `rows` rows of an f32 panel of the same width.
+    pub c: *mut f32,
+    /// Whether to add to what `c` holds.
+    pub accumulate: bool,
+}
+
+/// Quantised products for one instruction set. Its panels are those of the float kernels of the same vector length.
+///
+/// # Safety
+/// As for [`super::Kernel`].
+pub(crate) trait Int8Kernel: Sync {
+    /// Name of the instructions.
+    fn name(&self) -> &'static str;
+    /// Tokens in a vector.
+    fn lanes(&self) -> usize;
+    /// Tokens in a full panel.
+    fn panel(&self) -> usize;
+    /// Features of a group.
+    fn group(&self) -> usize;
+    /// Bytes of a quantised number.
+    fn value_bytes(&self) -> usize;
+    /// Bytes that a token takes in a quantised group.
+    fn token_bytes(&self) -> usize;
+    /// Rows are packed in multiples of this, and calls of `multiply` begin at one.
+    fn row_step(&self) -> usize;
+    /// Rows in a register tile: row counts that are a multiple of it are fastest.
+    fn row_group(&self) -> usize;
+    /// Rows that one call of `multiply` should have at most, so that their part of the result stays in the L1 cache.
+    fn row_block(&self) -> usize;
+    /// Activations to quantised ones.
+    unsafe fn quantize(&self, group: &QuantizeGroup);
+    /// Weights to packed ones.
+    unsafe fn pack(&self, block: &PackBlock);
+    /// A product on one panel.
+    unsafe fn multiply(&self, tile: &Int8Tile);
+}
+
+/// Compiles [`body`] for `$quants` with the given target features as `$kernel`; `$multiply` is its product.
+macro_rules! int8_kernel {
+    ($kernel:ident, $quants:ty, $name:literal, rows $step:expr, $group:expr, $block:expr, $multiply:path $(, $features:literal)?) => {
+        /// The quantised products of this instruction set.
+        pub(super) struct $kernel;
+
+        const _: () = assert!(<$quants as Quants>::GROUP % 32 == 0);
+
+        // SAFETY of the unsafe calls below: the functions are only reached through a `$kernel`, which `available` hands out
+        // after it found the features; what the pointers must satisfy is passed on to the caller.
+        impl Int8Kernel for $kernel {
+            fn name(&self) -> &'static str {
+                $name
+            }
+            fn lanes(&self) -> usize {
+                <<$quants as Quants>::S as Simd>::LANES
+            }
+            fn panel(&self) -> usize {
+                <<$quants as Quants>::S as Simd>::LANES * <<$quants as Quants>::S as Simd>::VECTORS
+            }
+            fn group(&self) -> usize {
+                <$quants as Quants>::GROUP
+            }
+            fn value_bytes(&self) -> usize {
+                <$quants as Quants>::VALUE_BYTES
+            }
+            fn token_bytes(&self) -> usize {
+                body::token_bytes::<$quants>()
+            }
+            fn row_step(&self) -> usize {
+                $step
+            }
+            fn row_group(&self) -> usize {
+                $group
+            }
+            fn row_block(&self) -> usize {
+                $block
+            }
+            unsafe fn quantize(&self, group: &QuantizeGroup) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn f(group: &QuantizeGroup) {
+                    unsafe { body::quantize::<$quants>(group) }
+                }
+                unsafe { f(group) }
+            }
+            unsafe fn pack(&self, block: &PackBlock) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn f(block: &PackBlock) {
+                    unsafe { body::pack::<$quants>(block, $step) }
+                }
+                unsafe { f(block) }
+            }
+            unsafe fn multiply(&self, tile: &Int8Tile) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn f(tile: &Int8Tile) {
+                    unsafe { $multiply(tile) }
+                }
+                unsafe { f(tile) }
+            }
+        }
+    };
+}
+use int8_kernel;
+
+/// The quantised products that this processor can run, fastest first; each fits a float kernel by its panels.
+pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
+    #[allow(unused_mut)] // on other architectures
+    let mut found: Vec<&'static dyn Int8Kernel> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        if avx512 && amx::permitted() {
+            found.push(&amx::AmxKernel);
+        }
+        if avx512 && is_x86_feature_detected!("avx512vnni") {
+            found.push(&avx512::VnniKernel);
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avxvnni") {
+                found.push(&avx2::AvxVnniKernel);
+            }
+            found.push(&avx2::PairsKernel);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("dotprod") {
+        found.push(&neon::DotprodKernel);
+    }
+    found
+}

@@ -1,0 +1,195 @@
+//! Every quantised product that this processor can run, against plain arithmetic.
+
+use super::super::tests::Noise;
+use super::*;
+use half::f16;
+
+/// The numbers that `kernel` should make of activations `[features, tokens]`: a group's quants, and its scale.
+fn quantized(x: &[f32], tokens: usize, token: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+    let values: Vec<f32> = group.map(|f| x[f * tokens + token]).collect();
+    let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let inverse = (127.0 / peak.max(1e-30)).min(1e32);
+    let quants = values.iter().map(|v| f64::from((v * inverse).round_ties_even())).collect();
+    (quants, f64::from(peak * (1.0 / 127.0)))
+}
+
+/// Rows of Q8_0, and what a group's weights should become.
+struct Weights {
+    bytes: Vec<u8>,
+    inputs: usize,
+}
+
+impl Weights {
+    fn new(rows: usize, inputs: usize, noise: &mut Noise, fill: Fill) -> Weights {
+        let mut bytes = vec![0]; // shifts everything to an odd address
+        for _ in 0..rows * inputs / 32 {
+            let scale = match fill {
+                Fill::Noise => noise.next(),
+                Fill::Extremes => 1.0,
+                Fill::Zero => 0.0,
+            };
+            bytes.extend(f16::from_f32(scale).to_le_bytes());
+            bytes.extend((0..32).map(|i| match fill {
+                Fill::Noise | Fill::Zero => (noise.next() * 127.0) as i8 as u8,
+                Fill::Extremes => [-128i8, 127, -128, -128, 127, -127][i % 6] as u8,
+            }));
+        }
+        Weights { bytes, inputs }
+    }
+
+    fn group(&self, row: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+        let block = |i: usize| &self.bytes[1 + (row * self.inputs / 32 + i) * 34..][..34];
+        let blocks = group.start / 32..group.end.div_ceil(32);
+        let scale = |i: usize| f16::from_le_bytes([block(i)[0], block(i)[1]]).to_f32();
+        let largest = blocks.clone().fold(0f32, |m, i| m.max(scale(i).abs()));
+        let quants = blocks.flat_map(|i| {
+            let ratio = if largest > 0.0 { (scale(i) * (32767.0 / largest)).round_ties_even() as i32 } else { 0 };
+            block(i)[2..].iter().map(move |&q| f64::from((i32::from(q as i8) * ratio + (1 << 14)) >> 15))
+        });
+        (quants.collect(), f64::from(largest))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fill {
+    Noise,
+    /// Everything at the ends of its range.
+    Extremes,
+    Zero,
+}
+
+/// `w · x` by `kernel`: packs, quantises, multiplies.
+#[allow(clippy::too_many_arguments)]
+fn product(
+    kernel: &dyn Int8Kernel,
+    w: &Weights,
+    rows: usize,
+    x: &[f32],
+    tokens: usize,
+    bias: Option<&[f32]>,
+    accumulate: bool,
+    c: &mut [f32],
+) {
+    let groups = w.inputs.div_ceil(kernel.group());
+    let padded_rows = rows.next_multiple_of(kernel.row_step());
+    // Floats, for their alignment.
+    let mut packed = vec![7f32; groups * padded_rows * kernel.group() * kernel.value_bytes() / 4];
+    let mut scales = vec![7f32; (groups * padded_rows).next_multiple_of(16)];
+    let mut quantized = vec![7f32; groups * tokens * kernel.token_bytes() / 4];
+    // SAFETY: the vectors have the documented lengths.
+    unsafe {
+        kernel.pack(&PackBlock {
+            data: w.bytes.as_ptr().add(1),
+            row_bytes: w.inputs / 32 * 34,
+            rows,
+            columns: w.inputs,
+            out: packed.as_mut_ptr().cast(),
+            scales: scales.as_mut_ptr(),
+        });
+        for g in 0..groups {
+            // Vectors one by one, as norms do it.
+            for lane in (0..tokens).step_by(kernel.lanes()) {
+                let start = quantized.as_mut_ptr().add(g * tokens * kernel.token_bytes() / 4);
+                kernel.quantize(&QuantizeGroup {
+                    src: x.as_ptr().add(g * kernel.group() * tokens + lane),
+                    stride: tokens,
+                    features: kernel.group().min(w.inputs - g * kernel.group()),
+                    vectors: 1,
+                    width: tokens / kernel.lanes(),
+                    out: start.add(lane * kernel.value_bytes()).cast(),
+                    scales: start.add(kernel.group() * kernel.value_bytes() / 4 * tokens + lane),
+                });
+            }
+        }
+        kernel.multiply(&Int8Tile {
+            rows,
+            padded_rows,
+            groups,
+            w: packed.as_ptr().cast(),
+            w_scales: scales.as_ptr(),
+            bias: bias.map_or(std::ptr::null(), |b| b.as_ptr()),
+            x: quantized.as_ptr().cast(),
+            vectors: tokens / kernel.lanes(),
+            c: c.as_mut_ptr(),
+            accumulate,
+        });
+    }
+}
+
+#[test]
+fn products_over_odd_shapes() {
+    let mut noise = Noise::new(11);
+    for kernel in available() {
+        for vectors in 1..=kernel.panel() / kernel.lanes() {
+            let tokens = vectors * kernel.lanes();
+            for rows in [1, 3, 6, 11, 31, 32, 33, 70] {
+                for inputs in [32, 64, 96, 160, 384] {
+                    for fill in [Fill::Noise, Fill::Extremes, Fill::Zero] {
+                        if fill != Fill::Noise && (rows, inputs) != (11, 160) {
+                            continue;
+                        }
+                        let w = Weights::new(rows, inputs, &mut noise, fill);
+                        let x = match fill {
+                            Fill::Noise => noise.vec(inputs * tokens),
+                            Fill::Extremes => {
+                                (0..inputs * tokens).map(|i| if i % 3 > 0 { 9.0 } else { -9.0 }).collect()
+                            }
+                            Fill::Zero => vec![0.0; inputs * tokens],
+                        };
+                        let (bias, before) = (noise.vec(rows), noise.vec(rows * tokens));
+                        for (with_bias, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
+                            let mut c = before.clone();
+                            c.push(7.0);
+                            let bias = Some(&bias[..]).filter(|_| with_bias);
+                            product(kernel, &w, rows, &x, tokens, bias, accumulate, &mut c);
+                            assert_eq!(c.pop(), Some(7.0), "{} wrote beyond its rows", kernel.name());
+                            for r in 0..rows {
+                                let weights: Vec<_> = (0..inputs)
+                                    .step_by(kernel.group())
+                                    .map(|f| w.group(r, f..(f + kernel.group()).min(inputs)))
+                                    .collect();
+                                for t in 0..tokens {
+                                    let mut expected = if accumulate { f64::from(before[r * tokens + t]) } else { 0.0 };
+                                    expected += bias.map_or(0.0, |b| f64::from(b[r]));
+                                    for (g, (quants, scale)) in weights.iter().enumerate() {
+                                        let first = g * kernel.group();
+                                        let (xs, x_scale) = quantized(&x, tokens, t, first..first + quants.len());
+                                        let sum: f64 = quants.iter().zip(&xs).map(|(w, x)| w * x).sum();
+                                        expected += sum * scale * x_scale;
+                                    }
+                                    let got = f64::from(c[r * tokens + t]);
+                                    let limit = 1e-5 * expected.abs().max(10.0);
+                                    assert!((got - expected).abs() < limit, "{}, {rows} rows, {inputs} inputs, {tokens} tokens, {fill:?}: {got}, not {expected}", kernel.name());
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_reach_the_result() {
+    let mut noise = Noise::new(12);
+    for kernel in available() {
+        let (tokens, inputs) = (kernel.lanes(), 192);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut w = Weights::new(2, inputs, &mut noise, Fill::Noise);
+            let mut x = noise.vec(inputs * tokens);
+            x[100 * tokens + 1] = bad;
+            let mut c = vec![0.0; 2 * tokens];
+            product(kernel, &w, 2, &x, tokens, None, false, &mut c);
+            for (i, c) in c.iter().enumerate() {
+                assert_eq!(c.is_finite(), i % tokens != 1, "{}, {bad} in the activations: {c}", kernel.name());
+            }
+            x[100 * tokens + 1] = 1.0;
+            w.bytes[1 + 34 * 3..][..2].copy_from_slice(&f16::from_f32(bad).to_le_bytes());
+            product(kernel, &w, 2, &x, tokens, None, false, &mut c);
+            for (i, c) in c.iter().enumerate() {
+                assert_eq!(c.is_finite(), i >= tokens, "{}, {bad} in the weights: {c}", kernel.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Not tests: `cargo test --release --lib -- --ignored --nocapture speed_of` prints how fast the parts of a full-size ViT-g
+//! block are. `KERNELS=AMX` in the environment takes only kernels with that in their name.
+
+use std::time::Instant;
+
+use super::kernels::tests::Noise;
+use super::kernels::Kernels;
+use super::linear::tests::layer;
+use super::linear::Then;
+use super::ops::{attention, attention_flops, Exec, Features, Norm};
+use super::panels::{Buffer, PanelShape, Panels};
+use crate::gguf::TensorType;
+use crate::threads::ThreadPool;
+
+const WIDTH: usize = 1408;
+const MLP: usize = 6144;
+const HEADS: usize = 16;
+const TOKENS: [usize; 2] = [257, 1025];
+
+/// The least of some measurements, in seconds.
+fn best(mut run: impl FnMut()) -> f64 {
+    let once = |run: &mut dyn FnMut()| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    };
+    (0..10).map(|_| once(&mut run)).fold(f64::MAX, f64::min)
+}
+
+fn noise(rows: usize, tokens: usize, shape: PanelShape) -> Buffer {
+    let mut buffer = Buffer::zeroed(shape.floats(rows, tokens).unwrap()).unwrap();
+    buffer.copy_from_slice(&Noise::new(7).vec(shape.floats(rows, tokens).unwrap()));
+    buffer
+}
+
+/// Seconds of the four layers of a block, then of what is between them.
+fn block(kernels: Kernels, threads: usize, tokens: usize) -> ([f64; 4], [f64; 3]) {
+    let (shape, pool) = (PanelShape::of(kernels.float), ThreadPool::new(threads));
+    let exec = Exec::new(&pool, kernels, MLP, None).unwrap();
+    let [qkv, out, up, down] = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (MLP, WIDTH), (WIDTH, MLP)]
+        .map(|(outputs, inputs)| layer(TensorType::Q8_0, outputs, inputs).0);
+    let mut memory = [WIDTH, 3 * WIDTH, MLP, WIDTH].map(|rows| noise(rows, tokens, shape));
+    let room = Exec::prepared_floats(kernels, WIDTH, tokens).unwrap().max(shape.floats(WIDTH, tokens).unwrap());
+    let wide = Exec::prepared_floats(kernels, MLP, tokens).unwrap().max(shape.floats(MLP, tokens).unwrap());
+    let (mut prepared, mut narrow, mut middle) =
+        (Buffer::zeroed(room).unwrap(), Buffer::zeroed(room).unwrap(), Buffer::zeroed(wide).unwrap());
+    let norm = Norm { weight: vec![1.0; WIDTH], bias: vec![0.0; WIDTH], epsilon: 1e-6 };
+
+    let [x, q, _, a] = &mut memory;
+    let mut x = Panels::over(x, WIDTH, tokens, shape);
+    let mut q = Panels::over(q, 3 * WIDTH, tokens, shape);
+    let mut a = Panels::over(a, WIDTH, tokens, shape);
+    let mut normed = exec.operand(&mut narrow, WIDTH, tokens);
+    let mut middle = exec.operand(&mut middle, MLP, tokens);
+    let norms = best(|| {
+        norm.apply_to(&exec, &x, &mut normed).unwrap();
+        norm.apply_to(&exec, &x, &mut normed).unwrap();
+    });
+    let qkv = best(|| qkv.apply(&exec, &normed, &mut q, Then::Store).unwrap());
+    let attended = best(|| {
+        let part = |i: usize| Features { of: &q, row: i * WIDTH };
+        attention(&exec, part(0), part(1), part(2), HEADS, &mut a).unwrap();
+    });
+    let preparing = best(|| drop(exec.prepared(&a, &mut prepared).unwrap()));
+    let operand = exec.prepared(&a, &mut prepared).unwrap();
+    let out = best(|| out.apply(&exec, &operand, &mut x, Then::Add).unwrap());
+    let up = best(|| up.apply_gelu(&exec, &normed, &mut middle).unwrap());
+    let down = best(|| down.apply(&exec, &middle, &mut x, Then::Add).unwrap());
+    ([qkv, out, up, down], [norms, attended, preparing])
+}
+
+#[test]
+#[ignore = "prints speeds"]
+fn speed_of_blocks() {
+    let wanted = std::env::var("KERNELS").unwrap_or_default();
+    for tokens in TOKENS {
+        for threads in [1, 2] {
+            for kernels in Kernels::all().into_iter().filter(|k| k.name().contains(&wanted)) {
+                let (layers, rest) = block(kernels, threads, tokens);
+                let flops =
+                    [3 * WIDTH * WIDTH, WIDTH * WIDTH, WIDTH * MLP, WIDTH * MLP].map(|n| 2.0 * (n * tokens) as f64);
+                let speed: Vec<String> = layers.iter().zip(flops).map(|(t, f)| format!("{:.0}", f / t / 1e9)).collect();
+                let (linear, others) = (layers.iter().sum::<f64>(), rest.iter().sum::<f64>());
+                println!(
+                    "{tokens} tokens, {threads} threads, {}: {:.1} ms a block ({:.0} GFLOP/s); layers qkv, out, up+GELU, down: \
+                     {} GFLOP/s; attention {:.0} GFLOP/s, {:.1} ms; norms {:.1} ms; quantising {:.2} ms; not layers {:.0} %",
+                    kernels.name(),
+                    (linear + others) * 1e3,
+                    (flops.iter().sum::<f64>() + attention_flops(WIDTH, tokens, tokens)) / (linear + others) / 1e9,
+                    speed.join(", "),
+                    attention_flops(WIDTH, tokens, tokens) / rest[1] / 1e9,
+                    rest[1] * 1e3,
+                    rest[0] * 1e3,
+                    rest[2] * 1e3,
+                    others / (linear + others) * 100.0,
+                );
+            }
+        }
+    }
+}
