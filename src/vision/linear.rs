@@ -205,6 +205,7 @@ pub(super) fn block_rows(outputs: usize, threads: usize, group: usize, most: usi
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::kernels::{tests::Noise, Kernels};
+    use super::super::ops::Most;
     use super::super::panels::{Buffer, PanelShape};
     use super::super::testing::TestFile;
     use super::*;
@@ -229,7 +230,7 @@ pub(super) mod tests {
             let shape = PanelShape::of(kernels.float);
             for threads in [1, 3] {
                 let pool = ThreadPool::new(threads);
-                let exec = Exec::new(&pool, kernels, 3200, None).unwrap();
+                let exec = Exec::new(&pool, kernels, Most { inputs: 3200, head: 1, tokens: 1 }, None).unwrap();
                 for (outputs, inputs, tokens) in shapes {
                     for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0] {
                         if ty == TensorType::Q8_0 && inputs % 32 != 0

@@ -31,7 +31,7 @@ use crate::gguf::Gguf;
 use crate::image::{preprocess, Image};
 use crate::threads::ThreadPool;
 use kernels::Kernels;
-use ops::{Exec, Norm};
+use ops::{Exec, Most, Norm};
 use panels::{Buffer, PanelShape, Panels};
 use projection::Projection;
 use qformer::{QFormer, QFormerMemory};
@@ -95,9 +95,13 @@ impl VisionDims {
         self.qformer.queries
     }
 
-    /// Inputs of the widest layer.
-    fn widest(&self) -> usize {
-        self.width.max(self.feed_forward).max(self.qformer.width).max(self.qformer.feed_forward)
+    /// What most scratch memory is needed for.
+    fn most_scratch(&self) -> Most {
+        Most {
+            inputs: self.width.max(self.feed_forward).max(self.qformer.width).max(self.qformer.feed_forward),
+            head: (self.width / self.heads).max(self.qformer.width / self.qformer.heads),
+            tokens: self.tokens().max(self.qformer.queries),
+        }
     }
 
     /// Reads and checks the sizes, so that every product of a few of them fits 64 bits.
@@ -260,7 +264,7 @@ impl VisionEncoder {
         if !image_std.iter().all(|&s| s > 0.0) {
             return Err(refuse(file, format!("its clip.vision.image_std is {image_std:?}; it must be above 0")));
         }
-        let kernels = Kernels { int8: kernels.int8.filter(|_| weights::all_q8_0(file)), ..kernels };
+        let kernels = if weights::all_q8_0(file) { kernels } else { kernels.exact() };
         let shape = PanelShape::of(kernels.float);
         Sizes::new(&dims, kernels)?;
         let mut weights = Weights::new(file);
@@ -299,7 +303,7 @@ impl VisionEncoder {
     /// Bytes of working memory that a call of [`encode`](Self::encode) holds besides its result and input.
     pub fn workspace_bytes(&self) -> usize {
         let sizes = Sizes::new(&self.dims, self.kernels).map_or(usize::MAX, |s| s.floats());
-        let scratch = Exec::scratch_floats(self.kernels, self.dims.widest()) * self.pool.threads();
+        let scratch = Exec::scratch_floats(self.kernels, self.dims.most_scratch()) * self.pool.threads();
         sizes.saturating_add(scratch).saturating_mul(4)
     }
 
@@ -364,7 +368,7 @@ impl VisionEncoder {
         }
         let mut meter = Meter { done: 0.0, total: self.flops(), cancel: control.cancel, progress: control.progress };
         meter.check()?;
-        let exec = Exec::new(&self.pool, self.kernels, dims.widest(), control.cancel)?;
+        let exec = Exec::new(&self.pool, self.kernels, dims.most_scratch(), control.cancel)?;
         let shape = PanelShape::of(self.kernels.float);
         let mut workspace = Workspace::new(dims, self.kernels)?;
         let (tokens, queries) = (dims.tokens(), dims.query_count());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::kernels::{AttentionTile, HeadTokens, Kernel, Kernels, NormColumn};
+use super::kernels::{AttentionTile, HeadTokens, Kernel, Kernels, NormColumn, PackedAttention};
 use super::linear::{self, Operand};
 use super::panels::{Buffer, PanelShape, Panels, Reader};
 use super::quantized::{self, Quantized};
@@ -12,6 +12,17 @@ use crate::threads::ThreadPool;
 
 /// Less work than this (floating point operations) is not worth waking a thread for.
 const WORK_FOR_THREADS: f64 = 1e6;
+
+/// What scratch memory must suffice for.
+#[derive(Clone, Copy)]
+pub(super) struct Most {
+    /// Inputs of a layer.
+    pub inputs: usize,
+    /// Features of an attention head.
+    pub head: usize,
+    /// Keys of an attention.
+    pub tokens: usize,
+}
 
 /// What operations run with: threads, kernels, scratch memory, and the caller's wish to stop.
 pub(super) struct Exec<'a> {
@@ -23,23 +34,28 @@ pub(super) struct Exec<'a> {
 }
 
 impl<'a> Exec<'a> {
-    /// For layers of at most `features` inputs.
     pub(super) fn new(
         pool: &'a ThreadPool,
         kernels: Kernels,
-        features: usize,
+        most: Most,
         cancel: Option<&'a AtomicBool>,
     ) -> Result<Exec<'a>> {
-        let floats = Self::scratch_floats(kernels, features);
+        let floats = Self::scratch_floats(kernels, most);
         let scratch = (0..pool.threads()).map(|_| Ok(Mutex::new(Buffer::zeroed(floats)?))).collect::<Result<_>>()?;
         Ok(Exec { pool, kernels, scratch, cancel })
     }
 
     /// Floats of scratch memory that a thread needs.
-    pub(super) fn scratch_floats(kernels: Kernels, features: usize) -> usize {
+    pub(super) fn scratch_floats(kernels: Kernels, most: Most) -> usize {
         let panel = kernels.float.panel();
-        let int8 = kernels.int8.map_or(0, |k| quantized::scratch_floats(k, features).max(features * k.lanes()));
-        linear::scratch_floats(kernels.float).max(panel * panel).max(int8)
+        let int8 = kernels.int8.map_or(0, |k| quantized::scratch_floats(k, most.inputs).max(most.inputs * k.lanes()));
+        let attention = Self::attention_for(kernels, most.head).map_or(0, |k| k.scratch_floats(most.head, most.tokens));
+        linear::scratch_floats(kernels.float).max(panel * panel).max(int8).max(attention)
+    }
+
+    /// The packed attention for heads of this width, if there is one.
+    fn attention_for(kernels: Kernels, head: usize) -> Option<&'static dyn PackedAttention> {
+        kernels.attention.filter(|k| head <= k.most_features())
     }
 
     pub(super) fn kernel(&self) -> &'static dyn Kernel {
@@ -230,25 +246,40 @@ pub(super) fn attention(
     let out = &*out;
     let panels = out.panels();
     let last_width = k.of.width(k.of.panels() - 1);
-    exec.run(heads * panels, attention_flops(out.rows, out.tokens, tokens), &|task, scratch| {
-        let (h, p) = (task / panels, task % panels);
+    let work = attention_flops(out.rows, out.tokens, tokens);
+    let tile = |h: usize, p: usize, scratch: &mut [f32]| {
         let head_of =
             |m: Features, matrix: Reader| HeadTokens { matrix: matrix.at(0), rows: m.of.rows, row: m.row + h * head };
-        // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its
-        // own panel of `out`, which is another matrix than the three it reads; scratch has panel² floats.
-        unsafe {
-            exec.kernel().attention(&AttentionTile {
-                head,
-                q: queries.at(q.of.offset(p, q.row + h * head)),
-                vectors: out.width(p) / shape.lanes,
-                k: head_of(k, keys),
-                v: head_of(v, values),
-                tokens,
-                last_width,
-                scale: 1.0 / (head as f32).sqrt(),
-                out: to.at(out.offset(p, h * head)),
-                scratch: scratch.as_mut_ptr(),
-            });
+        AttentionTile {
+            head,
+            q: queries.at(q.of.offset(p, q.row + h * head)),
+            vectors: out.width(p) / shape.lanes,
+            k: head_of(k, keys),
+            v: head_of(v, values),
+            tokens,
+            last_width,
+            scale: 1.0 / (head as f32).sqrt(),
+            out: to.at(out.offset(p, h * head)),
+            scratch: scratch.as_mut_ptr(),
+        }
+    };
+    // SAFETY of the calls below: all features and tokens named exist, as asserted above; each task writes its own head's
+    // features of its own panels of `out`, which is another matrix than the three it reads; scratch has room for a head, or for
+    // panel² floats.
+    let Some(packed) = Exec::attention_for(exec.kernels, head) else {
+        return exec.run(heads * panels, work, &|task, scratch| unsafe {
+            exec.kernel().attention(&tile(task / panels, task % panels, scratch));
+        });
+    };
+    // Packing costs as much as a few panels: a head is one task, unless threads would be left without.
+    let shares = (2 * exec.threads_for(work)).div_ceil(heads).min(panels);
+    exec.run(heads * shares, work, &|task, scratch| {
+        let (h, share) = (task / shares, task % shares);
+        assert!(scratch.len() >= packed.scratch_floats(head, tokens));
+        let memory = scratch.as_mut_ptr();
+        unsafe { packed.pack(&tile(h, 0, scratch), memory) };
+        for p in share * panels / shares..(share + 1) * panels / shares {
+            unsafe { packed.attend(&tile(h, p, scratch), memory) };
         }
     })
 }

@@ -7,7 +7,7 @@ use super::kernels::tests::Noise;
 use super::kernels::Kernels;
 use super::linear::tests::layer;
 use super::linear::Then;
-use super::ops::{attention, attention_flops, Exec, Features, Norm};
+use super::ops::{attention, attention_flops, Exec, Features, Most, Norm};
 use super::panels::{Buffer, PanelShape, Panels};
 use crate::gguf::TensorType;
 use crate::threads::ThreadPool;
@@ -19,12 +19,11 @@ const TOKENS: [usize; 2] = [257, 1025];
 
 /// The least of some measurements, in seconds.
 fn best(mut run: impl FnMut()) -> f64 {
-    let once = |run: &mut dyn FnMut()| {
+    (0..10).fold(f64::MAX, |best, _| {
         let start = Instant::now();
         run();
-        start.elapsed().as_secs_f64()
-    };
-    (0..10).map(|_| once(&mut run)).fold(f64::MAX, f64::min)
+        best.min(start.elapsed().as_secs_f64())
+    })
 }
 
 fn noise(rows: usize, tokens: usize, shape: PanelShape) -> Buffer {
@@ -36,7 +35,7 @@ fn noise(rows: usize, tokens: usize, shape: PanelShape) -> Buffer {
 /// Seconds of the four layers of a block, then of what is between them.
 fn block(kernels: Kernels, threads: usize, tokens: usize) -> ([f64; 4], [f64; 3]) {
     let (shape, pool) = (PanelShape::of(kernels.float), ThreadPool::new(threads));
-    let exec = Exec::new(&pool, kernels, MLP, None).unwrap();
+    let exec = Exec::new(&pool, kernels, Most { inputs: MLP, head: WIDTH / HEADS, tokens }, None).unwrap();
     let [qkv, out, up, down] = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (MLP, WIDTH), (WIDTH, MLP)]
         .map(|(outputs, inputs)| layer(TensorType::Q8_0, outputs, inputs).0);
     let mut memory = [WIDTH, 3 * WIDTH, MLP, WIDTH].map(|rows| noise(rows, tokens, shape));

@@ -12,6 +12,8 @@ mod body;
 pub(super) mod int8;
 
 #[cfg(target_arch = "x86_64")]
+mod attention_amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -20,6 +22,8 @@ mod neon;
 mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use crate::gguf::TensorType;
 use int8::Int8Kernel;
@@ -158,6 +162,22 @@ pub(crate) struct AttentionTile {
     pub scratch: *mut f32,
 }
 
+/// Attention with less than f32's precision, on keys and values that are packed once for all queries of a head.
+///
+/// # Safety
+/// As for [`Kernel`]. Tokens are in the panels of the float kernel that it comes with; of [`AttentionTile`] `scratch` is not
+/// used.
+pub(crate) trait PackedAttention: Sync {
+    /// Features of a head at most.
+    fn most_features(&self) -> usize;
+    /// Floats of memory, on a cache line's boundary, that a head takes while it is worked on.
+    fn scratch_floats(&self, head: usize, tokens: usize) -> usize;
+    /// Packs the keys and values; `q` and `out` are not used.
+    unsafe fn pack(&self, tile: &AttentionTile, packed: *mut f32);
+    /// Attention for one panel of queries.
+    unsafe fn attend(&self, tile: &AttentionTile, packed: *mut f32);
+}
+
 /// The inner loops for one instruction set.
 ///
 /// # Safety
@@ -277,19 +297,37 @@ pub(crate) struct Kernels {
     pub float: &'static dyn Kernel,
     /// For layers with 8-bit weights; without it they are computed in f32, too.
     pub int8: Option<&'static dyn Int8Kernel>,
+    /// For attention between quantised layers; without it that is in f32, too.
+    pub attention: Option<&'static dyn PackedAttention>,
 }
 
 impl Kernels {
+    fn new(float: &'static dyn Kernel, int8: Option<&'static dyn Int8Kernel>) -> Kernels {
+        #[allow(unused_mut)] // on other architectures
+        let mut attention: Option<&'static dyn PackedAttention> = None;
+        #[cfg(target_arch = "x86_64")]
+        if int8.is_some_and(|k| k.name() == int8::AMX) {
+            attention = Some(&attention_amx::AmxAttention);
+        }
+        Kernels { float, int8, attention }
+    }
+
+    /// Without quantised products.
+    pub(crate) fn exact(self) -> Kernels {
+        Kernels::new(self.float, None)
+    }
+
     /// The fastest that this processor can run; `exact` means without quantised products.
     pub(crate) fn best(exact: bool) -> Kernels {
         let float = available()[0];
-        Kernels { float, int8: if exact { None } else { int8_for(float).first().copied() } }
+        Kernels::new(float, if exact { None } else { int8_for(float).first().copied() })
     }
 
     /// Everything that this processor can run.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Kernels> {
-        let with = |float| int8_for(float).into_iter().map(Some).chain([None]).map(move |int8| Kernels { float, int8 });
+        let with =
+            |float| int8_for(float).into_iter().map(Some).chain([None]).map(move |int8| Kernels::new(float, int8));
         available().into_iter().flat_map(with).collect()
     }
 

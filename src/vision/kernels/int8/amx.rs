@@ -1,12 +1,11 @@
 //! AMX: a tile instruction multiplies 16 rows by 16 tokens over 64 features.
-//!
-//! Rust has no stable intrinsics for it, hence the assembly. The compiler itself never uses tile registers.
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
+use super::super::tiles::{configure, release, TILE};
 use super::avx512::{interleave, rescaled};
 use super::{body, int8_kernel, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
 
@@ -32,46 +31,6 @@ impl Quants for Amx {
     }
 }
 
-/// Whether the processor has the instructions and the system lets this process use them. Asks the system for it: the tile
-/// registers make signal frames larger, so Linux wants to be asked, and refuses where an alternate signal stack is too small.
-#[cfg(target_os = "linux")]
-pub(super) fn permitted() -> bool {
-    use std::sync::OnceLock;
-    const AMX_TILE_AND_INT8: u32 = 0b11 << 24;
-    const OSXSAVE: u32 = 1 << 27;
-    const TILE_STATE: u64 = 0b11 << 17;
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-
-    #[target_feature(enable = "xsave")]
-    fn enabled_state() -> u64 {
-        // SAFETY: the caller found that the system uses XSAVE.
-        unsafe { _xgetbv(0) }
-    }
-    static PERMITTED: OnceLock<bool> = OnceLock::new();
-    *PERMITTED.get_or_init(|| {
-        if __cpuid(0).eax < 7
-            || __cpuid_count(7, 0).edx & AMX_TILE_AND_INT8 != AMX_TILE_AND_INT8
-            || __cpuid(1).ecx & OSXSAVE == 0
-        {
-            return false;
-        }
-        // SAFETY: OSXSAVE is set; the system call takes two numbers and touches no memory of ours.
-        unsafe {
-            enabled_state() & TILE_STATE == TILE_STATE
-                && libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
-        }
-    })
-}
-
-/// Other systems are left without.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn permitted() -> bool {
-    false
-}
-
-/// Rows and tokens of a tile register.
-const TILE: usize = 16;
 /// Rows that are multiplied at a time: two tiles.
 const ROWS: usize = 2 * TILE;
 
@@ -79,25 +38,7 @@ const ROWS: usize = 2 * TILE;
 #[repr(C, align(64))]
 struct Sums([i32; ROWS * ROWS]);
 
-/// Shapes of the eight tile registers: all of them 16 rows of 64 bytes.
-#[repr(C, align(64))]
-struct TileConfig([u8; 64]);
-
-impl TileConfig {
-    const ALL_FULL: TileConfig = {
-        let mut c = [0; 64];
-        c[0] = 1; // palette
-        let mut tile = 0;
-        while tile < 8 {
-            c[16 + 2 * tile] = 64; // bytes in a row
-            c[48 + tile] = TILE as u8; // rows
-            tile += 1;
-        }
-        TileConfig(c)
-    };
-}
-
-/// Calls `$asm` with the instructions that both widths share, and for two vectors those marked so.
+/// The products of [`group_products`] with the given instructions before, in and after the loop over the depth.
 macro_rules! products {
     ($w:expr, $x:expr, $stride:expr, $out:expr, [$($zero:literal)*], [$($step:literal)*], [$($store:literal)*]) => {
         asm!(
@@ -208,7 +149,7 @@ unsafe fn scale(s: &Scaling, sums: &Sums) {
 /// See [`super::Int8Kernel::multiply`]. While the tile unit works on a product, the vector unit scales the one before.
 #[inline(always)]
 unsafe fn multiply(t: &Int8Tile) {
-    asm!("ldtilecfg [{}]", in(reg) &TileConfig::ALL_FULL, options(nostack, readonly));
+    configure();
     let mut sums = [const { Sums([0; ROWS * ROWS]) }; 2];
     let mut waiting: Option<Scaling> = None;
     let mut turn = 0;
@@ -246,8 +187,7 @@ unsafe fn multiply(t: &Int8Tile) {
     if let Some(s) = waiting {
         scale(&s, &sums[turn ^ 1]);
     }
-    // Leaves nothing for the system to save.
-    asm!("tilerelease", options(nostack, nomem));
+    release();
 }
 
-int8_kernel!(AmxKernel, Amx, "AMX", rows ROWS, ROWS, 128, multiply, "avx512f,avx512bw");
+int8_kernel!(AmxKernel, Amx, super::AMX, rows ROWS, ROWS, 128, multiply, "avx512f,avx512bw");

@@ -25,6 +25,9 @@ mod tests;
 
 use super::Simd;
 
+/// Name of the products on AMX's tiles.
+pub(super) const AMX: &str = "AMX";
+
 /// How an instruction set stores quantised numbers.
 ///
 /// # Safety
@@ -159,7 +162,7 @@ pub(crate) trait Int8Kernel: Sync {
 
 /// Compiles [`body`] for `$quants` with the given target features as `$kernel`; `$multiply` is its product.
 macro_rules! int8_kernel {
-    ($kernel:ident, $quants:ty, $name:literal, rows $step:expr, $group:expr, $block:expr, $multiply:path $(, $features:literal)?) => {
+    ($kernel:ident, $quants:ty, $name:expr, rows $step:expr, $group:expr, $block:expr, $multiply:path $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
@@ -228,7 +231,7 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
     #[cfg(target_arch = "x86_64")]
     {
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if avx512 && amx::permitted() {
+        if avx512 && super::tiles::permitted() {
             found.push(&amx::AmxKernel);
         }
         if avx512 && is_x86_feature_detected!("avx512vnni") {
