@@ -80,7 +80,8 @@ unsafe fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
 /// nearest integer.
 #[inline(always)]
 unsafe fn exp2_negative(x: __m512) -> __m512 {
-    let x = _mm512_max_ps(x, _mm512_set1_ps(-126.0));
+    // What is smaller would not show beside the largest, 1; but subnormal numbers are slow.
+    let x = _mm512_max_ps(x, _mm512_set1_ps(-80.0));
     let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
     let r = _mm512_sub_ps(x, n);
     let mut p = _mm512_set1_ps(5.517_166_6e-2);
