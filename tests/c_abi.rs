@@ -557,9 +557,7 @@ fn damaged_weights() {
 #[test]
 fn bad_pictures() {
     let workshop = Workshop::new();
-    let jpeg = workshop.path("picture.jpg");
-    let picture = image::open(demo("shapes-1.png")).expect("a picture").to_rgb8();
-    picture.save_with_format(&jpeg, image::ImageFormat::Jpeg).expect("a JPEG");
+    let jpeg = common::golden("pictures/jpeg-420-225x223.jpg");
     let arguments = Arguments::short().with(demo("shapes-1.png")).with(jpeg).with(workshop.path("scratch.png"));
     workshop.program("bad_pictures").run(arguments.0).succeeds();
 }
