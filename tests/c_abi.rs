@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use c_program::{watcher, Language, Outcome, Program, Watch, Workshop, FOUND};
-use common::{decoder_file, demo, root, scenes, text, tiny, vision_file};
+use common::{decoder_file, demo, golden, root, scenes, text, tiny, vision_file};
 
 // The statuses that files are refused with; tests/c/header.c pins all of them.
 const FILE_NOT_FOUND: i32 = 7003;
@@ -557,7 +557,7 @@ fn damaged_weights() {
 #[test]
 fn bad_pictures() {
     let workshop = Workshop::new();
-    let jpeg = common::golden("pictures/jpeg-420-225x223.jpg");
+    let jpeg = golden("pictures/jpeg-420-225x223.jpg");
     let arguments = Arguments::short().with(demo("shapes-1.png")).with(jpeg).with(workshop.path("scratch.png"));
     workshop.program("bad_pictures").run(arguments.0).succeeds();
 }
