@@ -3,6 +3,7 @@
 mod backend;
 mod bindings;
 mod branches;
+mod contention;
 mod grammar;
 mod sampler;
 #[doc(hidden)]
@@ -18,6 +19,8 @@ use std::sync::Arc;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as llama;
+
+use contention::Contention;
 
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
@@ -325,6 +328,7 @@ pub struct Decoder {
     model: Arc<DecoderModel>,
     /// Read by llama.cpp's abort callback through a raw pointer, hence kept here.
     _cancel: Arc<AtomicBool>,
+    contention: Contention,
     /// As `_cancel`, for the evaluation callback.
     _trace: Option<Arc<LayerTrace>>,
     capacity: usize,
@@ -401,6 +405,7 @@ impl Decoder {
             context,
             model,
             _cancel: cancel,
+            contention: Contention::new(n_threads as usize),
             _trace: trace,
             capacity,
             held: Vec::new(),
@@ -443,6 +448,9 @@ impl Decoder {
         // The last position is always evaluated: its logits are wanted.
         self.truncate(common.min(slots.len() - 1));
         let reused = self.held.len();
+        if slots.len() > reused + 1 {
+            self.contention.look_around();
+        }
         let mut done = reused;
         for chunk in slots[reused..].chunks(MICRO_BATCH) {
             let last = done + chunk.len() == slots.len();
@@ -553,7 +561,10 @@ impl Decoder {
             }
             count += 1;
         }
+        let threads = self.contention.threads() as i32;
         let mut error = ErrorText::new();
+        // SAFETY: as above; the pool has at least that many threads.
+        unsafe { llama::llama_set_n_threads(self.llama(), threads, threads) };
         // SAFETY: as above.
         match unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) } {
             0 => Ok(()),
