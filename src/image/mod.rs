@@ -62,7 +62,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Decodes a file; its format is told by its content. EXIF orientation is not applied.
+    /// Decodes a file; its format is told by its content. EXIF orientation is not applied, TIFF's is.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened or read, and as [`decode`](Self::decode).
@@ -78,7 +78,7 @@ impl Image {
         })
     }
 
-    /// Decodes the bytes of a picture file. EXIF orientation is not applied.
+    /// Decodes the bytes of a picture file. EXIF orientation is not applied, TIFF's is.
     ///
     /// # Errors
     /// [`Error::BadImage`] when the bytes are of no supported format or corrupt; [`Error::ImageTooLarge`] over
