@@ -53,6 +53,17 @@
 #define TGV_LOG_ERROR 4
 
 /**
+ * Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
+ */
+#define TGV_PROFILE_MAPPED 0
+
+/**
+ * Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer load,
+ * and private memory of the decoder file's size.
+ */
+#define TGV_PROFILE_FAST 1
+
+/**
  * Pixel layout: red, green, blue; one byte each.
  */
 #define TGV_PIXELS_RGB 1
@@ -187,7 +198,7 @@ typedef struct tgv_model_params {
    */
   size_t struct_size;
   /**
-   * Threads for image encoding and decoding; 0 takes as many as the system offers.
+   * Threads for image encoding and decoding; 0 takes one for each processor, of fast and slow ones the fast.
    */
   int32_t threads;
   /**
@@ -207,9 +218,14 @@ typedef struct tgv_model_params {
    */
   int32_t embedding_cache_mb;
   /**
-   * Always 0.
+   * What loading prefers: TGV_PROFILE_....
    */
-  int32_t reserved;
+  int32_t profile;
+  /**
+   * Processors that the library's own threads are bound to, the lowest bit for processor 0; 0 is all. The calling thread
+   * works too and is left alone. Linux and Android only.
+   */
+  uint64_t processor_mask;
 } tgv_model_params;
 
 /**
@@ -1109,7 +1125,7 @@ void tgv_boxes_free(struct tgv_boxes *boxes);
 #endif  /* TINYGPTV_H */
 
 /* Initialisers: every field zero but the size. */
-#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL, 0, 0 }
+#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL, 0, 0, 0 }
 #define TGV_MODEL_INFO_INIT { sizeof(tgv_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }

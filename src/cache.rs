@@ -109,8 +109,8 @@ mod tests {
     fn the_least_recently_used_goes_first() {
         let cache = EmbeddingCache::new(3 * 32);
         let keys: Vec<Key> = (0..4).map(|i| key(&[i as f32])).collect();
-        for i in 0..3 {
-            cache.put(keys[i], &embedding(i as f32));
+        for (i, key) in keys[..3].iter().enumerate() {
+            cache.put(*key, &embedding(i as f32));
         }
         assert_eq!(cache.size(), (3, 96));
         assert!(cache.get(&keys[0]).is_some());

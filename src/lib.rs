@@ -49,6 +49,7 @@ pub mod image;
 pub mod log;
 pub mod model;
 mod panics;
+pub mod processors;
 pub mod prompt;
 pub mod session;
 pub mod stream;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{self, EmbeddingCache};
-use crate::decoder::{DecoderModel, Sampling};
+use crate::decoder::{DecoderModel, LoadOptions, Sampling};
 use crate::embedding::Embedding;
 use crate::embedding_file::{self, VisionId};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::Image;
 use crate::log::{self, Level};
+use crate::processors::{default_threads, ProcessorMask};
 use crate::prompt::Templates;
 use crate::threads::ThreadPool;
 use crate::tokenizer::Tokenizer;
@@ -19,12 +20,27 @@ use crate::vision::{Control, VisionEncoder};
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for image encoding and, unless a session sets its own, for the decoder; 0 takes what the system offers.
+    /// Threads for image encoding and, unless a session sets its own, for the decoder; 0 takes one for each fast processor.
     pub threads: usize,
+    /// Processors that the library's own threads are bound to. The calling thread, which works too, is left alone.
+    pub processors: ProcessorMask,
+    /// What loading prefers.
+    pub profile: Profile,
     /// Decoder layers to put on a GPU, in builds with a GPU feature.
     pub gpu_layers: u32,
     /// Bytes of image embeddings to keep, so that the same picture is not encoded twice: 32 MiB by default, 0 keeps none.
     pub embedding_cache: Option<usize>,
+}
+
+/// What loading prefers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
+    #[default]
+    Mapped,
+    /// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer
+    /// load and private memory of the decoder file's size.
+    Fast,
 }
 
 const DEFAULT_EMBEDDING_CACHE: usize = 32 << 20;
@@ -91,21 +107,27 @@ impl Model {
         options: &ModelOptions,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<Model>> {
+        options.processors.check()?;
         let decoder_file = Gguf::open(decoder_path)?;
         let vision_file = vision_path.map(Gguf::open).transpose()?;
         if let Some(vision_file) = &vision_file {
             check_roles(&decoder_file, vision_file)?;
         }
 
+        let decoder_options = LoadOptions {
+            gpu_layers: options.gpu_layers,
+            repack: options.profile == Profile::Fast,
+            processors: options.processors,
+        };
         let mut on_decoder = |fraction: f32| progress(fraction * DECODER_SHARE);
-        let decoder = Arc::new(DecoderModel::load(&decoder_file, options.gpu_layers, &mut on_decoder)?);
+        let decoder = Arc::new(DecoderModel::load(&decoder_file, &decoder_options, &mut on_decoder)?);
         let tokenizer = Tokenizer::new(&decoder_file, decoder.clone())?;
         if tokenizer.is_fallback() {
             log::message(Level::Info, "the vocabulary is not GPT-2's kind: llama.cpp tokenises");
         }
 
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            0 => default_threads(),
             n => n.min(512),
         };
         let mut info = ModelInfo {
@@ -126,7 +148,8 @@ impl Model {
         let mut chat_sampling = Sampling { greedy: false, ..Sampling::default() };
         let mut vision = None;
         if let Some(file) = &vision_file {
-            let encoder = VisionEncoder::load(file, Arc::new(ThreadPool::new(threads)))?;
+            let pool = options.processors.run(|| ThreadPool::new(threads))?;
+            let encoder = VisionEncoder::load(file, Arc::new(pool))?;
             if encoder.dims().projection_dim != decoder.width() {
                 return Err(Error::ModelMismatch(format!(
                     "the vision file '{}' makes vectors of {} floats and the decoder '{}' takes {}; use the two files of \

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::panics;
+use crate::processors::default_threads;
 
 /// More threads than this are never started.
 const MAX_THREADS: usize = 256;
@@ -67,12 +68,12 @@ struct JobRef(*const Job<'static>);
 unsafe impl Send for JobRef {}
 
 impl ThreadPool {
-    /// A pool that works with `threads` threads, the caller's among them; 0 means one for each processor.
+    /// A pool that works with `threads` threads, the caller's among them; 0 takes [`default_threads`].
     ///
     /// When the system refuses to start a thread the pool goes on with fewer; [`threads`](Self::threads) tells how many.
     pub fn new(threads: usize) -> ThreadPool {
         let wanted = match threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            0 => default_threads(),
             n => n,
         };
         let shared = Arc::new(Shared {

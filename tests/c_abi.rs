@@ -327,6 +327,13 @@ fn cache() {
 }
 
 #[test]
+fn load_options() {
+    // The first processor that this process may use.
+    let allowed = (0..63).find(|i| tinygptv::processors::ProcessorMask(1 << i).check().is_ok()).unwrap_or(0);
+    succeeds("load_options", Arguments::short().with((1u64 << allowed).to_string()));
+}
+
+#[test]
 fn tasks() {
     succeeds("tasks", Arguments::short());
 }

@@ -17,7 +17,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
 use tinygptv::{Model, ModelOptions};
 
@@ -74,7 +74,7 @@ struct Logits {
 
 fn ours(path: &Path, kv_type: KvType) -> Logits {
     let gguf = Gguf::open(path).expect("a GGUF file");
-    let model = Arc::new(DecoderModel::load(&gguf, 0, &mut |_| true).expect("a model"));
+    let model = Arc::new(DecoderModel::load(&gguf, &LoadOptions::default(), &mut |_| true).expect("a model"));
     assert!(!model.info().extra_norms);
     let options = DecoderOptions { capacity: CONTEXT, threads: THREADS, kv_type };
     let mut decoder = Decoder::new(model, &options, Arc::new(AtomicBool::new(false))).expect("a context");
@@ -231,7 +231,7 @@ fn the_tokenizer_is_the_one_it_was_made_with() {
 fn a_decoder_with_the_extra_norms_is_never_taken_for_a_stock_one() {
     let path = common::decoder_file("f16");
     let gguf = Gguf::open(&path).expect("the demo decoder");
-    let model = DecoderModel::load(&gguf, 0, &mut |_| true).expect("a model");
+    let model = DecoderModel::load(&gguf, &LoadOptions::default(), &mut |_| true).expect("a model");
     assert!(model.info().extra_norms);
     // llama.cpp's own graph has no place for them, and says so rather than leaving them out.
     let refused = LlamaModel::load_from_file(&BACKEND, &path, &LlamaModelParams::default());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::random::Random;
 use common::tiny::{self, Vocabulary};
 use common::{golden, ids, read_json, text, TempDir};
-use tinygptv::decoder::DecoderModel;
+use tinygptv::decoder::{DecoderModel, LoadOptions};
 use tinygptv::gguf::Gguf;
 use tinygptv::tokenizer::Tokenizer;
 
@@ -22,7 +22,9 @@ struct Both {
 impl Both {
     fn open(path: &Path) -> Both {
         let file = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
-        let llama = Arc::new(DecoderModel::load(&file, 0, &mut |_| true).unwrap_or_else(|e| panic!("{e}")));
+        let llama = Arc::new(
+            DecoderModel::load(&file, &LoadOptions::default(), &mut |_| true).unwrap_or_else(|e| panic!("{e}")),
+        );
         Both { ours: Tokenizer::new(&file, llama.clone()).unwrap_or_else(|e| panic!("{e}")), llama }
     }
 

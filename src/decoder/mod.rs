@@ -26,6 +26,7 @@ use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::log;
+use crate::processors::ProcessorMask;
 use trace::LayerTrace;
 
 pub use branches::{BranchSlot, Branches};
@@ -84,8 +85,20 @@ impl ErrorText {
     }
 }
 
+/// How weights are loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Layers to put on a GPU, in builds that have one.
+    pub gpu_layers: u32,
+    /// Copy weights into the layout that this processor computes fastest with.
+    pub repack: bool,
+    /// Processors that the threads of contexts are bound to.
+    pub processors: ProcessorMask,
+}
+
 /// Weights and vocabulary, shared by all sessions of a model.
 pub struct DecoderModel {
+    processors: ProcessorMask,
     llama: LlamaModel,
     info: DecoderInfo,
     width: usize,
@@ -112,20 +125,20 @@ unsafe extern "C" fn on_load_progress(fraction: f32, user_data: *mut c_void) -> 
 }
 
 impl DecoderModel {
-    /// Validates the file and loads it through llama.cpp, memory-mapped, with `gpu_layers` layers on a GPU where this build
-    /// has one. `progress` gets fractions and may ask to stop, which gives `Error::Cancelled`.
-    pub fn load(gguf: &Gguf, gpu_layers: u32, progress: &mut dyn FnMut(f32) -> bool) -> Result<DecoderModel> {
+    /// Validates the file and loads it through llama.cpp, memory-mapped. `progress` gets fractions and may ask to stop, which
+    /// gives `Error::Cancelled`.
+    pub fn load(gguf: &Gguf, options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool) -> Result<DecoderModel> {
         backend::init()?;
         let info = validate::validate(gguf)?;
         let path = path_to_c(gguf.path())?;
         let mut bridge = ProgressBridge { progress, panicked: false };
         // SAFETY: plain data.
         let mut params = unsafe { llama::llama_model_default_params() };
-        params.n_gpu_layers = i32::try_from(gpu_layers).unwrap_or(i32::MAX);
+        params.n_gpu_layers = i32::try_from(options.gpu_layers).unwrap_or(i32::MAX);
         params.progress_callback = Some(on_load_progress);
         params.progress_callback_user_data = (&raw mut bridge).cast();
-        // Weights stay in the file's layout and pages, so that the system can drop and share them.
-        params.use_extra_bufts = false;
+        // Otherwise weights stay in the file's layout and pages, so that the system can drop and share them.
+        params.use_extra_bufts = options.repack;
         let mut cancelled = false;
         let mut error = ErrorText::new();
         // SAFETY: path is terminated; params and the buffers live during the call.
@@ -154,7 +167,7 @@ impl DecoderModel {
         let width = llama.n_embd().max(0) as usize;
         // SAFETY: the model is alive.
         let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
-        Ok(DecoderModel { llama, info, width, context_length })
+        Ok(DecoderModel { processors: options.processors, llama, info, width, context_length })
     }
 
     fn as_ptr(&self) -> *mut llama::llama_model {
@@ -341,6 +354,32 @@ pub struct Decoder {
 // SAFETY: the context is used by one thread at a time (all uses take &mut self) and is tied to no thread.
 unsafe impl Send for Decoder {}
 
+/// A context to be created, perhaps on another thread.
+struct Order {
+    model: *mut llama::llama_model,
+    params: llama::llama_context_params,
+}
+
+/// A context on its way back.
+struct NewContext {
+    context: NonNull<bindings::Context>,
+}
+
+// SAFETY: the thread that sends one waits for the result; what the pointers name outlives that and is tied to no thread.
+unsafe impl Send for Order {}
+// SAFETY: as for Decoder.
+unsafe impl Send for NewContext {}
+
+impl Order {
+    fn create(self) -> std::result::Result<NewContext, String> {
+        let mut error = ErrorText::new();
+        // SAFETY: the model outlives the context, which holds an Arc of it; so does the abort callback's flag.
+        let context =
+            unsafe { bindings::tgvi_context_new(self.model, &self.params, error.0.as_mut_ptr(), error.0.len()) };
+        NonNull::new(context).map(|context| NewContext { context }).ok_or_else(|| error.describe())
+    }
+}
+
 unsafe extern "C" fn on_abort_check(user_data: *mut c_void) -> bool {
     // SAFETY: user_data is the AtomicBool that the Decoder keeps alive as long as its context.
     unsafe { &*user_data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
@@ -391,14 +430,12 @@ impl Decoder {
         if let Some(trace) = &trace {
             trace.attach(&mut params);
         }
-        let mut error = ErrorText::new();
-        // SAFETY: the model outlives the context, which holds an Arc of it; so does the flag.
-        let context =
-            unsafe { bindings::tgvi_context_new(model.as_ptr(), &params, error.0.as_mut_ptr(), error.0.len()) };
-        let context = NonNull::new(context).ok_or_else(|| {
+        let order = Order { model: model.as_ptr(), params };
+        // Its threads are started in there.
+        let created = model.processors.run(move || order.create())?;
+        let context = created.map(|new| new.context).map_err(|problem| {
             Error::OutOfMemory(format!(
-                "a context of {capacity} positions could not be created: {}; use a smaller context",
-                error.describe()
+                "a context of {capacity} positions could not be created: {problem}; use a smaller context"
             ))
         })?;
         Ok(Decoder {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::boundary::{
-    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
-    tgv_progress_callback, write_result, Handle, SizedStruct,
+    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
+    write_result, Handle, SizedStruct,
 };
 use super::error::{c_string, tgv_status};
-use crate::error::Result;
-use crate::model::{Model, ModelOptions};
+use crate::error::{Error, Result};
+use crate::model::{Model, ModelOptions, Profile};
+use crate::processors::ProcessorMask;
 
 /// A loaded model. Immutable: any number of threads and sessions may use it at once.
 pub struct tgv_model {
@@ -29,13 +30,19 @@ impl Handle for tgv_model {
     const NAME: &'static str = "model";
 }
 
+/// Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
+pub const TGV_PROFILE_MAPPED: i32 = 0;
+/// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer load,
+/// and private memory of the decoder file's size.
+pub const TGV_PROFILE_FAST: i32 = 1;
+
 /// How to load a model. Initialise with TGV_MODEL_PARAMS_INIT; zero means default in every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tgv_model_params {
     /// sizeof(tgv_model_params), set by the INIT macro.
     pub struct_size: usize,
-    /// Threads for image encoding and decoding; 0 takes as many as the system offers.
+    /// Threads for image encoding and decoding; 0 takes one for each processor, of fast and slow ones the fast.
     pub threads: i32,
     /// Decoder layers to put on a GPU, in builds with a GPU feature.
     pub gpu_layers: i32,
@@ -45,8 +52,11 @@ pub struct tgv_model_params {
     pub user_data: *mut c_void,
     /// Megabytes of embeddings to keep, so that a picture that comes again is not encoded again; 0 is 32, -1 keeps none.
     pub embedding_cache_mb: i32,
-    /// Always 0.
-    pub reserved: i32,
+    /// What loading prefers: TGV_PROFILE_....
+    pub profile: i32,
+    /// Processors that the library's own threads are bound to, the lowest bit for processor 0; 0 is all. The calling thread
+    /// works too and is left alone. Linux and Android only.
+    pub processor_mask: u64,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -129,11 +139,16 @@ pub unsafe extern "C" fn tgv_model_load(
                 read_options(params)?,
             )
         };
-        require_zero(params.reserved, tgv_model_params::NAME)?;
         let options = ModelOptions {
             threads: count(params.threads, "threads")?,
             gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32,
             embedding_cache: embedding_cache(params.embedding_cache_mb)?,
+            processors: ProcessorMask(params.processor_mask),
+            profile: match params.profile {
+                TGV_PROFILE_MAPPED => Profile::Mapped,
+                TGV_PROFILE_FAST => Profile::Fast,
+                other => return Err(Error::InvalidArgument(format!("profile {other} is none of TGV_PROFILE_..."))),
+            },
         };
         let mut progress = progress_closure(params.on_progress, params.user_data);
         let model =

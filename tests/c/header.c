@@ -43,6 +43,9 @@ CONSTANT(TGV_PIXELS_GRAY, 5);
 CONSTANT(TGV_SAMPLING_GREEDY, 0);
 CONSTANT(TGV_SAMPLING_RANDOM, 1);
 
+CONSTANT(TGV_PROFILE_MAPPED, 0);
+CONSTANT(TGV_PROFILE_FAST, 1);
+
 CONSTANT(TGV_WHEN_FULL_FAIL, 0);
 CONSTANT(TGV_WHEN_FULL_DROP_OLDEST, 1);
 
@@ -63,14 +66,15 @@ AT_COMPILE_TIME(status_is_four_bytes, sizeof(tgv_status) == 4 && (tgv_status)-1 
 #define FIELD(type, field, offset, size) \
     AT_COMPILE_TIME(type##_##field, offsetof(type, field) == (offset) && sizeof(((type *)0)->field) == (size))
 
-STRUCT(tgv_model_params, 40);
+STRUCT(tgv_model_params, 48);
 FIELD(tgv_model_params, struct_size, 0, 8);
 FIELD(tgv_model_params, threads, 8, 4);
 FIELD(tgv_model_params, gpu_layers, 12, 4);
 FIELD(tgv_model_params, on_progress, 16, 8);
 FIELD(tgv_model_params, user_data, 24, 8);
 FIELD(tgv_model_params, embedding_cache_mb, 32, 4);
-FIELD(tgv_model_params, reserved, 36, 4);
+FIELD(tgv_model_params, profile, 36, 4);
+FIELD(tgv_model_params, processor_mask, 40, 8);
 
 STRUCT(tgv_model_info, 64);
 FIELD(tgv_model_info, struct_size, 0, 8);
