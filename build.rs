@@ -1,4 +1,5 @@
-//! Compiles the C++ files of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built.
+//! Compiles the C++ files of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built, and
+//! gives the shared library its versioned name.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -18,7 +19,32 @@ fn llama_source(cmake_dir: &Path) -> PathBuf {
     PathBuf::from(home)
 }
 
+/// The name that programs look for at run time carries the major version, on Linux libtinygptv.so.0. So that they also find it
+/// in cargo's own folder, a link of that name stands there.
+fn name_shared_library() {
+    let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
+    // Android's loader wants plain names; Windows and Apple's systems have other ways.
+    if target("FAMILY") != "unix" || ["android", "macos", "ios"].contains(&target("OS").as_str()) {
+        return;
+    }
+    let major = env::var("CARGO_PKG_VERSION_MAJOR").expect("cargo tells the version");
+    let name = format!("libtinygptv.so.{major}");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{name}");
+
+    // <profile>/build/<package>/out
+    let out_dir = PathBuf::from(env::var("OUT_DIR").expect("cargo tells the output folder"));
+    if let Some(profile) = out_dir.ancestors().nth(3) {
+        let link = profile.join(&name);
+        #[cfg(unix)]
+        if fs::symlink_metadata(&link).is_err() {
+            // Only a convenience: without it, a program built against this folder is told where to look.
+            let _ = std::os::unix::fs::symlink("libtinygptv.so", link);
+        }
+    }
+}
+
 fn main() {
+    name_shared_library();
     for file in SOURCES.iter().chain(&HEADERS) {
         println!("cargo:rerun-if-changed=src/decoder/{file}");
     }

@@ -1,6 +1,8 @@
 //! Compiles C programs against the header and the shared library, as a user would, and runs them where their memory is
 //! watched: by AddressSanitizer and UndefinedBehaviorSanitizer, or by valgrind when `TGV_TEST_RUNNER=valgrind`.
 
+#![allow(dead_code)] // each test binary uses another part
+
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -78,6 +80,10 @@ impl Workshop {
         if fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to).expect("a copy of the library");
         }
+        // The name by which programs look for it.
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&to, workshop.path(&format!("libtinygptv.so.{}", env!("CARGO_PKG_VERSION_MAJOR"))))
+            .expect("a link to the library");
         workshop
     }
 
@@ -108,10 +114,16 @@ impl Workshop {
 
     /// Compiles with every warning an error, and links with the library.
     pub fn build(&self, source: &Path, language: Language, watch: Watch) -> Program {
+        self.build_with(source, language, watch, &[])
+    }
+
+    /// The same, with options of the compiler.
+    pub fn build_with(&self, source: &Path, language: Language, watch: Watch, options: &[&str]) -> Program {
         let stem = source.file_stem().and_then(OsStr::to_str).expect("a file name");
         let path = self.path(stem);
         let mut command = language.compiler();
         command.args(["-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+        command.args(options);
         if watch == Watch::Sanitizers {
             command.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]);
         }
