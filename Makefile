@@ -3,14 +3,16 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib demo test test-valgrind lint header accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind lint header abi accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
+	@echo 'make install        install headers, libraries, pkg-config and CMake files; PREFIX, DESTDIR and LIBDIR say where'
 	@echo 'make test           run all tests'
 	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
 	@echo 'make lint           formatting and clippy'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
+	@echo 'make abi            record what the header adds to the ABI in abi/'
 	@echo 'make accuracy       the accuracy table on 200 fresh scenes, beside the PyTorch reference (needs the network once)'
 	@echo 'make parity-table   measure every stage beside PyTorch: the tables of docs/accuracy.md'
 	@echo 'make goldens        make tests/golden anew with PyTorch (needs the network once)'
@@ -21,6 +23,12 @@ setup:
 
 lib: setup
 	$(CARGO) build --release
+
+PREFIX ?= /usr/local
+LIBDIR ?= lib
+
+install: lib
+	@PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' BUILD='$(RELEASE)' sh scripts/install.sh
 
 demo: lib
 	@mkdir -p target/demo
@@ -37,6 +45,9 @@ test-valgrind: lib
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+abi: setup
+	TGV_UPDATE_ABI=1 $(CARGO) test --release --test abi the_abi_keeps_its_promises
 
 header: setup
 	TGV_UPDATE_HEADER=1 $(CARGO) test --release --test header the_committed_header_is_current

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the build needs and the machine lacks: a C and C++ compiler, cmake, libclang (for bindgen).
+# Installs what the build and its tests need and the machine lacks: a C and C++ compiler, cmake, libclang (for bindgen),
+# pkg-config.
 # Does nothing, and needs no rights and no network, where all of it is there.
 set -eu
 
@@ -9,6 +10,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need cc gcc
 need c++ g++
 need cmake cmake
+need pkg-config pkg-config
 if [ -z "${LIBCLANG_PATH:-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' &&
     ! ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1; then
     missing="$missing libclang-dev"

@@ -49,7 +49,7 @@ pub fn root() -> PathBuf {
 
 /// The shared library that cargo has built for this test: beside the test's own executable, or one folder up, whichever is
 /// newer.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let executable = std::env::current_exe().expect("the test's own path");
     let deps = executable.parent().expect("target/<profile>/deps");
     let name = format!("{DLL_PREFIX}tinygptv{DLL_SUFFIX}");
