@@ -298,6 +298,8 @@ struct ModelOptions {
     std::int32_t threads = 0;
     std::int32_t gpu_layers = 0;
     std::int32_t embedding_cache_mb = 0;
+    std::int32_t profile = TGV_PROFILE_MAPPED;
+    std::uint64_t processor_mask = 0;
     ProgressCallback on_progress;
 };
 
@@ -385,6 +387,8 @@ public:
         params.threads = options.threads;
         params.gpu_layers = options.gpu_layers;
         params.embedding_cache_mb = options.embedding_cache_mb;
+        params.profile = options.profile;
+        params.processor_mask = options.processor_mask;
         params.on_progress = progress ? detail::on_progress : nullptr;
         params.user_data = &progress;
         tgv_model *model = nullptr;

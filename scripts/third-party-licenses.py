@@ -27,6 +27,10 @@ def target():
     return os.environ.get("CARGO_BUILD_TARGET", host)
 
 
+def is_macro(package):
+    return any("proc-macro" in target["kind"] for target in package["targets"])
+
+
 def packages():
     """The packages that tinygptv links, without itself: no tools of the build, no macros, nothing of tests."""
     cargo = os.environ.get("CARGO", "cargo")
@@ -34,7 +38,6 @@ def packages():
     by_id = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     root = next(p["id"] for p in metadata["packages"] if p["name"] == "tinygptv")
-    is_macro = lambda package: any("proc-macro" in t["kind"] for t in package["targets"])
     found, waiting = set(), [root]
     while waiting:
         node = nodes[waiting.pop()]

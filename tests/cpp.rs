@@ -154,3 +154,15 @@ fn example_choose() {
     assert!(lines[4].starts_with("JSON        {\"answer\": \""), "{}", outcome.report());
     assert_eq!(lines.len(), 11, "{}", outcome.report());
 }
+
+/// The program of docs/install.md, as it stands there.
+#[test]
+fn program_of_the_guide() {
+    let guide = read("docs/install.md");
+    let source = guide.split("```cpp\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a program");
+    let workshop = Workshop::new();
+    let path = workshop.write("guide.cpp", source.as_bytes());
+    let outcome = workshop.build(&path, CPP17, watcher()).run([""; 0]);
+    outcome.succeeds();
+    assert!(outcome.stdout.starts_with("There is a small yellow square, a large green circle"), "{}", outcome.report());
+}

@@ -227,6 +227,10 @@ fn without_shared(tree: &Tree) {
 #[test]
 fn c99_through_pkg_config_static() {
     let tree = Tree::new();
+    let mut beside_shared = tree.pkg_config(&["--cflags", "--libs-only-L"]);
+    beside_shared.extend(["-Wl,-Bstatic", "-ltinygptv", "-Wl,-Bdynamic"].map(String::from));
+    beside_shared.extend(["-lstdc++", "-lm", "-ldl", "-lpthread"].map(String::from));
+    tree.c_program_answers("program.c", beside_shared);
     without_shared(&tree);
     tree.c_program_answers("program.c", tree.pkg_config(&["--cflags", "--static", "--libs"]));
 }
@@ -340,17 +344,35 @@ fn find_package_looks_at_versions() {
     assert!(!accepts("99") && !accepts("0.99") && !accepts("0.1.0.1"));
 }
 
-/// The source tree inside another project. Cargo builds into the folder of this test, where all is ready.
+/// The options by which cargo builds into the folder of this test, where all is ready.
+fn cargo_is_ready() -> [String; 2] {
+    let release = library().ancestors().find(|p| p.ends_with("release")).expect("target/release").to_owned();
+    [
+        format!("-DTINYGPTV_TARGET_DIR={}", release.parent().expect("target").display()),
+        format!("-DTINYGPTV_CARGO={};--offline", env!("CARGO")),
+    ]
+}
+
 #[test]
 fn source_tree_in_another_project() {
     let workshop = Workshop::new();
-    let target =
-        library().ancestors().find(|p| p.ends_with("release")).and_then(Path::parent).expect("target").to_owned();
-    let options = [
-        format!("-DSOURCE={}", root().display()),
-        format!("-DTINYGPTV_TARGET_DIR={}", target.display()),
-        format!("-DTINYGPTV_CARGO={};--offline", env!("CARGO")),
-    ];
+    let options = [vec![format!("-DSOURCE={}", root().display())], cargo_is_ready().into()].concat();
     cmake_project_answers(&workshop, "add_subdirectory", "tinygptv::static", &options);
     cmake_project_answers(&workshop, "FetchContent", "tinygptv::tinygptv", &options);
+}
+
+/// The source tree as a project of its own: configured, built and installed.
+#[test]
+fn source_tree_as_a_project() {
+    let workshop = Workshop::new();
+    let [build, stage] = ["build", "stage"].map(|name| workshop.path(name));
+    run(Command::new("cmake").arg("-S").arg(root()).arg("-B").arg(&build).args(cargo_is_ready()));
+    run(Command::new("cmake").arg("--build").arg(&build));
+    let mut install = Command::new("cmake");
+    run(install.arg("--install").arg(&build).args(["--prefix", "/usr"]).env("DESTDIR", &stage));
+    for file in
+        ["include/tinygptv.hpp", "lib/libtinygptv.so.0", "lib/libtinygptv.a", "lib/cmake/tinygptv/tinygptvConfig.cmake"]
+    {
+        assert!(stage.join("usr").join(file).exists(), "{file} is not installed");
+    }
 }

@@ -74,6 +74,10 @@ static void check_model(const Fixture &f) {
     CHECK_THROWS(TGV_ERROR_INVALID_ARGUMENT, "zero byte", tgv::Model::load(f.decoder, std::string("a\0b", 3)));
 
     tgv::ModelOptions options;
+    options.profile = 99;
+    CHECK_THROWS(TGV_ERROR_INVALID_ARGUMENT, "profile", tgv::Model::load(f.decoder, f.vision, options));
+    options.profile = TGV_PROFILE_FAST;
+    options.processor_mask = ~std::uint64_t(0);
     float last = -1;
     options.on_progress = [&](float fraction) {
         CHECK(fraction >= last);
