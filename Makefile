@@ -3,7 +3,7 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind lint header abi accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind lint header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint           formatting and clippy'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
 	@echo 'make abi            record what the header adds to the ABI in abi/'
+	@echo 'make bench          measure speed and memory beside llama.cpp, ggml, PyTorch and ONNX Runtime (bench/README.md)'
 	@echo 'make accuracy       the accuracy table on 200 fresh scenes, beside the PyTorch reference (needs the network once)'
 	@echo 'make parity-table   measure every stage beside PyTorch: the tables of docs/accuracy.md'
 	@echo 'make goldens        make tests/golden anew with PyTorch (needs the network once)'
@@ -51,6 +52,9 @@ abi: setup
 
 header: setup
 	TGV_UPDATE_HEADER=1 $(CARGO) test --release --test header the_committed_header_is_current
+
+bench: lib
+	@bash scripts/bench.sh $(BENCH)
 
 accuracy: lib
 	@bash scripts/accuracy.sh

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Prints the path of a Python that has tests/reference/requirements.txt: $TGV_PYTHON, or one that is set up under target/.
+# Prints the path of a Python that has the packages of a file: $TGV_PYTHON, or one that is set up under target/.
+# Arguments: the file [tests/reference/requirements.txt] and the folder to set up [target/venv].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,10 +8,11 @@ if [ -n "${TGV_PYTHON:-}" ]; then
     echo "$TGV_PYTHON"
     exit
 fi
-venv=target/venv
+requirements=${1:-tests/reference/requirements.txt}
+venv=${2:-target/venv}
 python=$venv/bin/python
 # gguf is needed for a check of converted files only.
-wanted=$(grep -v -e '^#' -e '^gguf' tests/reference/requirements.txt)
+wanted=$(grep -v -e '^#' -e '^gguf' "$requirements")
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     echo "setting up Python packages in $venv" >&2
     python3 -m venv "$venv" || {

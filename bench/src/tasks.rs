@@ -13,6 +13,8 @@ use crate::protocol::Request;
 pub const OURS: &str = "tinygptv";
 /// Key of this library in a build for this very processor.
 pub const OURS_NATIVE: &str = "tinygptv-native";
+/// Key of this library with decoder weights repacked at load.
+pub const OURS_FAST: &str = "tinygptv-fast";
 /// Positions of the prompt whose evaluation is timed.
 pub const PREFILL: usize = 96;
 /// Tokens whose generation is timed.
@@ -86,8 +88,10 @@ pub struct Selection {
     pub folder: PathBuf,
 }
 
-const LLAMA: &str = "llama.cpp";
-const LLAMA_MAPPED: &str = "llama.cpp-mapped";
+/// Key of llama.cpp with its default settings.
+pub const LLAMA: &str = "llama.cpp";
+/// Key of llama.cpp with weights left where they are, as ours are by default.
+pub const LLAMA_MAPPED: &str = "llama.cpp-mapped";
 const GGML_TYPES: [&str; 4] = ["bf16", "f16", "q8_0", "q4_0"];
 const PYTHON_PEERS: [(&str, &str); 4] = [
     ("pytorch-fp32", "PyTorch fp32"),
@@ -120,11 +124,12 @@ pub fn contestants(pair: &Pair, selection: &Selection) -> anyhow::Result<Vec<Con
         for (side, path) in &pair.vision {
             ours.extend([OsString::from("--vision"), prefixed(*side, path)]);
         }
-        add(OURS, "tinygptv", ours);
+        add(OURS, "tinygptv", ours.clone());
+        add(OURS_FAST, "tinygptv, fast profile", [ours, words(&["--fast"])].concat());
         let mut stock = words(&["llama", "--threads", &threads, "--decoder"]);
         stock.push(pair.stock.clone().into());
-        add(LLAMA, "llama.cpp, stock Phi-2", stock.clone());
-        add(LLAMA_MAPPED, "llama.cpp, stock Phi-2, not repacked", [stock, words(&["--mapped"])].concat());
+        add(LLAMA, "llama.cpp, stock Phi-2, default", stock.clone());
+        add(LLAMA_MAPPED, "llama.cpp, stock Phi-2, mapped", [stock, words(&["--mapped"])].concat());
         for ty in GGML_TYPES {
             let (width, mlp, patch, of) = (size("width"), size("mlp"), size("patch"), size("blocks"));
             let arguments = [
@@ -177,7 +182,7 @@ pub fn tasks(pair: &Pair, selection: &Selection) -> Vec<Task> {
     let seconds = |key: &str, title: &str| vec![Row::new(key, title, "seconds", Unit::Seconds)];
     let rate = |key: &str, title: &str, n| vec![Row::new(key, title, "seconds", Unit::PerSecond(n as f64))];
     let sides: Vec<u32> = pair.vision.iter().map(|v| v.0).take(if selection.quick { 1 } else { 2 }).collect();
-    let decoders = [OURS, LLAMA, LLAMA_MAPPED];
+    let decoders = [OURS, LLAMA_MAPPED, OURS_FAST, LLAMA];
     let mut all = Vec::new();
     for group in &selection.groups {
         match group.as_str() {
@@ -232,7 +237,7 @@ pub fn tasks(pair: &Pair, selection: &Selection) -> Vec<Task> {
                 all.push(Task { busy: BUSY, ..encode });
                 let title = format!("decode, tokens/s, beside {BUSY} busy threads");
                 let request = Request::Decode { positions: PREFILL, tokens: DECODE / 4 };
-                let decode = task(request, rate("busy_decode", &title, DECODE / 4), with_native(&decoders[..2]));
+                let decode = task(request, rate("busy_decode", &title, DECODE / 4), with_native(&[OURS, LLAMA_MAPPED]));
                 all.push(Task { busy: BUSY, ..decode });
             }
             _ => {

@@ -43,7 +43,8 @@ fn everything_is_measured_and_told() {
             assert!(series.values.iter().all(|v| v.is_some_and(|v| v > 0.0)), "{row} {contestant}: {series:?}");
         }
     };
-    let decoders = ["tinygptv", "tinygptv-native", "llama.cpp", "llama.cpp-native", "llama.cpp-mapped"];
+    let decoders =
+        ["tinygptv", "tinygptv-native", "tinygptv-fast", "llama.cpp", "llama.cpp-native", "llama.cpp-mapped"];
     expect("load", &decoders);
     expect("prefill", &decoders);
     expect("decode", &decoders);
@@ -52,7 +53,7 @@ fn everything_is_measured_and_told() {
     for row in ["first_question", "second_question", "second_evaluated", "same_picture", "busy_encode", "answer"] {
         expect(row, &["tinygptv"]);
     }
-    expect("busy_decode", &["tinygptv", "llama.cpp"]);
+    expect("busy_decode", &["tinygptv", "llama.cpp-mapped"]);
     expect("peak_read", &["machine"]);
     if cfg!(target_os = "linux") {
         expect("resident", &["tinygptv"]);

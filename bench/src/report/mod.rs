@@ -149,7 +149,7 @@ pub mod tests {
             contestants: vec![
                 about("machine", None),
                 about(OURS, None),
-                about("llama.cpp", None),
+                about("llama.cpp-mapped", None),
                 about("ggml-q8_0", None),
                 about("ggml-bf16", None),
                 about("pytorch-fp32", Some("No module named 'torch'")),
@@ -168,7 +168,7 @@ pub mod tests {
                     series("encode_large", "ggml-q8_0", &[8.0, 16.0], &[]),
                     series("encode_large", "ggml-bf16", &[5.0, 10.0], &[]),
                     series("decode", OURS, &[3.2, 3.2], &[("bytes", 5.12e10)]),
-                    series("decode", "llama.cpp", &[2.0, 2.0], &[]),
+                    series("decode", "llama.cpp-mapped", &[2.0, 2.0], &[]),
                 ],
                 failures: vec![Failure {
                     contestant: "pytorch-fp32".into(),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{show, Line, Report};
-use crate::tasks::{Unit, OURS, OURS_NATIVE};
+use crate::tasks::{Unit, OURS};
 
 const WIDTH: f64 = 860.0;
 const LABELS: f64 = 300.0;
@@ -63,7 +63,7 @@ fn draw_panel(panel: &[&Line], mut y: f64, out: &mut String) -> f64 {
     let longest = panel.iter().map(|line| length(line)).fold(f64::MIN_POSITIVE, f64::max);
     let room = WIDTH - 2.0 * MARGIN - LABELS - VALUES;
     for line in panel {
-        let ours = [OURS, OURS_NATIVE].contains(&line.contestant.key.as_str());
+        let ours = line.contestant.key.starts_with(OURS);
         let (fill, weight) = if ours { ("#1f5fa8", "bold") } else { ("#b9c4cf", "normal") };
         let (left, bar) = (MARGIN + LABELS, length(line) / longest * room);
         let base = y + BAR - 3.5;

@@ -38,6 +38,7 @@ fn machine(report: &Report, out: &mut String) {
 fn measurements(report: &Report, out: &mut String) {
     let mut last = String::new();
     let lines = report.lines();
+    let has_peers = |key: &str| lines.iter().filter(|l| l.row.key == key).count() > 1;
     let rows = lines.iter().map(|line| {
         let new = line.row.title != last;
         last.clone_from(&line.row.title);
@@ -54,7 +55,7 @@ fn measurements(report: &Report, out: &mut String) {
             line.rounds.to_string(),
             match line.ratio {
                 Some(ratio) => digits(ratio),
-                None if line.contestant.key == OURS => "1".to_owned(),
+                None if line.contestant.key == OURS && has_peers(&line.row.key) => "1".to_owned(),
                 None => String::new(),
             },
         ]
@@ -121,7 +122,7 @@ mod tests {
         has(&["the encode_large", "tinygptv!", "3.00 s", "2.00 s", "2", "1"]);
         has(&["", "ggml-q8_0!", "12.0 s", "8.00 s", "4.00"]);
         has(&["the decode", "tinygptv!", "10.0/s"]);
-        has(&["", "llama.cpp!", "16.0/s", "0.625"]);
+        has(&["", "llama.cpp-mapped!", "16.0/s", "0.625"]);
         has(&["pytorch-fp32!", "No module named 'torch'"]);
         assert!(
             text.contains("A Processor, 2 processors, 8 GiB") && text.contains("Load average 0.25 before and 1.50")

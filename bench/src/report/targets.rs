@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{digits, show, table, Report};
-use crate::tasks::{Unit, OURS, OURS_NATIVE};
+use crate::tasks::{Unit, LLAMA, LLAMA_MAPPED, OURS, OURS_FAST, OURS_NATIVE};
 
 /// One demand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub fn check(report: &Report) -> Vec<Target> {
         keys.filter_map(faster_than).min_by(f64::total_cmp)
     };
     // A rate's ratio: times are the other way round.
-    let speed_of = |row: &str, peer: &str| report.ratio(row, peer, OURS);
+    let speed_of = |row: &str, peer: &str, own: &str| report.ratio(row, peer, own);
     let of_quiet =
         |busy: &str, quiet: &str, per: f64| Some(report.median(quiet, OURS)? / (report.median(busy, OURS)? * per));
     let part = |a: &str, b: &str| Some(report.median(a, OURS)? / report.median(b, OURS)?);
@@ -89,20 +89,10 @@ pub fn check(report: &Report) -> Vec<Target> {
             Limit::AtMost(1.05),
             &times,
         ),
-        one("decode against llama.cpp", speed_of("decode", "llama.cpp"), Limit::AtLeast(0.97), &times),
-        one(
-            "decode against llama.cpp, weights not repacked",
-            speed_of("decode", "llama.cpp-mapped"),
-            Limit::AtLeast(0.97),
-            &times,
-        ),
-        one("prefill against llama.cpp", speed_of("prefill", "llama.cpp"), Limit::AtLeast(0.97), &times),
-        one(
-            "prefill against llama.cpp, weights not repacked",
-            speed_of("prefill", "llama.cpp-mapped"),
-            Limit::AtLeast(0.97),
-            &times,
-        ),
+        one("decode against llama.cpp", speed_of("decode", LLAMA_MAPPED, OURS), Limit::AtLeast(0.97), &times),
+        one("prefill against llama.cpp", speed_of("prefill", LLAMA_MAPPED, OURS), Limit::AtLeast(0.97), &times),
+        one("decode, both repacked", speed_of("decode", LLAMA, OURS_FAST), Limit::AtLeast(0.97), &times),
+        one("prefill, both repacked", speed_of("prefill", LLAMA, OURS_FAST), Limit::AtLeast(0.97), &times),
         one("encode beside two busy threads, of its quiet speed", busy_encode, Limit::AtLeast(0.4), &percent),
         one(
             "decode beside two busy threads, of its quiet speed",

@@ -32,9 +32,17 @@ pub struct Options {
 const CONTEXT: usize = 512;
 
 pub fn about() -> BTreeMap<String, String> {
-    // SAFETY: a static text.
-    let flags = unsafe { CStr::from_ptr(llama::llama_print_system_info()) };
-    BTreeMap::from([("flags".to_owned(), flags.to_string_lossy().trim().to_owned())])
+    // SAFETY: static texts.
+    let [version, flags] = unsafe {
+        [llama::ggml_version(), llama::llama_print_system_info()].map(|text| CStr::from_ptr(text).to_string_lossy())
+    };
+    BTreeMap::from([("ggml".to_owned(), version.into_owned()), ("flags".to_owned(), on(&flags))])
+}
+
+/// The names of what is on in `BACKEND : NAME = 1 | NAME = 0 | …`.
+fn on(flags: &str) -> String {
+    let names = flags.split(['|', ':']).filter_map(|part| part.trim().strip_suffix("= 1"));
+    names.map(str::trim_end).collect::<Vec<_>>().join(" ")
 }
 
 pub struct Llama<'a> {
@@ -157,5 +165,13 @@ impl<'a> Llama<'a> {
             _ => return unable(request),
         };
         Ok(figures([("seconds", taken)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn flags_are_those_that_are_on() {
+        assert_eq!(super::on("CPU : AVX = 1 | FMA = 0 | REPACK = 1 | "), "AVX REPACK");
     }
 }

@@ -51,7 +51,7 @@ pub fn run(worker: &Worker) -> Result<()> {
     match worker {
         Worker::Tinygptv(options) => {
             let mut ours = ours::Ours::new(options);
-            serve(ours::about()?, input, output, |request| ours.perform(request))
+            serve(ours::about(options)?, input, output, |request| ours.perform(request))
         }
         Worker::Llama(options) => {
             let mut llama = llama::Llama::new(options);

@@ -1,14 +1,15 @@
 //! This library, through its Rust API.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
+use tinygptv::model::Profile;
 use tinygptv::threads::ThreadPool;
 use tinygptv::vision::{Control, VisionEncoder};
 use tinygptv::{Image, Model, ModelOptions, PixelFormat, Session, SessionOptions};
@@ -29,6 +30,9 @@ pub struct Options {
     /// Threads.
     #[arg(long)]
     threads: usize,
+    /// Copy the decoder's weights into a faster layout when loading.
+    #[arg(long)]
+    fast: bool,
 }
 
 /// Positions of contexts where only speed is measured.
@@ -56,8 +60,14 @@ struct Bare {
     bytes: f64,
 }
 
-pub fn about() -> Result<BTreeMap<String, String>> {
-    Ok(BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]))
+/// Version, and the instruction sets that the vision encoder chose.
+pub fn about(options: &Options) -> Result<BTreeMap<String, String>> {
+    let (_, vision) = options.vision.last().context("a vision file is needed")?;
+    let encoder = VisionEncoder::load(&Gguf::open(vision)?, Arc::new(ThreadPool::new(1)))?;
+    Ok(BTreeMap::from([
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("vision kernels".to_owned(), encoder.instruction_set().to_string()),
+    ]))
 }
 
 impl<'a> Ours<'a> {
@@ -79,7 +89,8 @@ impl<'a> Ours<'a> {
 
     fn load_model(&self) -> Result<Arc<Model>> {
         let vision = self.options.vision.last().context("a vision file is needed")?;
-        let options = ModelOptions { threads: self.options.threads, ..ModelOptions::default() };
+        let profile = if self.options.fast { Profile::Fast } else { Profile::Mapped };
+        let options = ModelOptions { threads: self.options.threads, profile, ..ModelOptions::default() };
         Ok(Model::load(&self.options.decoder, Some(&vision.1), &options)?)
     }
 
@@ -134,7 +145,7 @@ impl<'a> Ours<'a> {
     /// A decoder that holds nothing.
     fn emptied(&mut self, positions: usize) -> Result<&mut Bare> {
         if self.decoder.is_none() {
-            self.decoder = Some(Bare::load(&self.options.decoder, self.options.threads)?);
+            self.decoder = Some(Bare::load(self.options)?);
         }
         let bare = self.decoder.as_mut().context("the decoder was just loaded")?;
         bare.decoder.truncate(0);
@@ -207,17 +218,18 @@ impl<'a> Ours<'a> {
 }
 
 impl Bare {
-    fn load(path: &Path, threads: usize) -> Result<Bare> {
-        let file = Gguf::open(path)?;
+    fn load(options: &Options) -> Result<Bare> {
+        let file = Gguf::open(&options.decoder)?;
         // One row of the token table is read for a token: that is no matrix product.
         let matrices = || file.tensors().iter().filter(|t| t.shape.len() == 2 && t.name != "token_embd.weight");
         let parameters = matrices().map(|t| t.shape.iter().product::<usize>() as f64).sum();
         let bytes = matrices().map(|t| t.size_bytes as f64).sum();
-        let model = Arc::new(DecoderModel::load(&file, 0, &mut |_| true)?);
+        let load = LoadOptions { repack: options.fast, ..LoadOptions::default() };
+        let model = Arc::new(DecoderModel::load(&file, &load, &mut |_| true)?);
         let capacity = CONTEXT.min(model.context_length());
         let (width, vocabulary) = (model.width(), model.info().n_vocab);
-        let options = DecoderOptions { capacity, threads, kv_type: KvType::default() };
-        let decoder = Decoder::new(model, &options, Arc::default())?;
+        let context = DecoderOptions { capacity, threads: options.threads, kv_type: KvType::default() };
+        let decoder = Decoder::new(model, &context, Arc::default())?;
         Ok(Bare { decoder, width, vocabulary, prompt: Vec::new(), parameters, bytes })
     }
 
