@@ -82,6 +82,12 @@ impl Linear {
         (bytes, bytes.len() / self.outputs)
     }
 
+    /// One value an output, or none.
+    #[cfg(test)]
+    pub(super) fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
     /// The bias from row `first` on, or null.
     pub(super) fn bias_from(&self, first: usize) -> *const f32 {
         if self.bias.is_empty() {

@@ -33,18 +33,27 @@ struct Work {
     out: [f32; MOST_FEATURES * QUERIES],
 }
 
-/// A pair of rows as one: bfloat16, `a` in the low halves and `b` in the high ones.
+/// Two rows as one of bfloat16, `b` behind `a`.
+#[inline(always)]
+unsafe fn joined(a: __m512, b: __m512) -> __m512i {
+    std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a))
+}
+
+/// Which numbers of [`joined`] rows make an interleaved one.
+static INTERLEAVED: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    order
+};
+
+/// Two rows as one of bfloat16, their numbers in turns.
 #[inline(always)]
 unsafe fn interleaved(a: __m512, b: __m512) -> __m512i {
-    let high = |v: __m512| {
-        // Round to nearest even; what is not finite shows in the result either way.
-        let bits = _mm512_castps_si512(v);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)))
-    };
-    let low = _mm512_srli_epi32::<16>(high(a));
-    // The high half of b's word over a's.
-    _mm512_mask_blend_epi16(0xaaaa_aaaa, low, high(b))
+    _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVED.as_ptr().cast()), joined(a, b))
 }
 
 /// Turns a 16×16 matrix of 32-bit numbers about its diagonal.
@@ -186,7 +195,7 @@ unsafe fn load(m: HeadTokens, t: &AttentionTile, feature: usize, token: usize) -
     _mm512_maskz_loadu_ps(mask, p)
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack(t: &AttentionTile, packed: *mut f32) {
     let layout = Layout::new(t.head, t.tokens);
     for key in (0..layout.tokens).step_by(TILE) {
@@ -201,24 +210,16 @@ unsafe fn pack(t: &AttentionTile, packed: *mut f32) {
             }
         }
     }
-    // Interleaving takes neighbours from two vectors; these indices make it put the second behind the first.
-    let order = {
-        let mut order = [0u16; 32];
-        for (i, o) in order.iter_mut().enumerate() {
-            *o = if i < 16 { 2 * i as u16 } else { 2 * (i as u16 - 16) + 1 };
-        }
-        _mm512_loadu_si512(order.as_ptr().cast())
-    };
     for key in (0..layout.tokens).step_by(DEPTH) {
         for feature in 0..layout.features {
-            let both = interleaved(load(t.v, t, feature, key), load(t.v, t, feature, key + TILE));
+            let both = joined(load(t.v, t, feature, key), load(t.v, t, feature, key + TILE));
             let tile = packed.add(layout.value(key, feature / TILE * TILE));
-            _mm512_store_si512(tile.add(feature % TILE * TILE).cast(), _mm512_permutexvar_epi16(order, both));
+            _mm512_store_si512(tile.add(feature % TILE * TILE).cast(), both);
         }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn attend(t: &AttentionTile, packed: *mut f32) {
     let work = &mut *packed.add(Layout::new(t.head, t.tokens).work).cast::<Work>();
     configure();
@@ -262,11 +263,12 @@ unsafe fn queries(t: &AttentionTile, packed: *const f32, vector: usize, work: &m
         let mut fade = [_mm512_setzero_ps(); 2];
         for n in 0..2 {
             let score = |key: usize| _mm512_load_ps(work.scores.as_ptr().wrapping_add(key * QUERIES + n * TILE));
-            let mut peaks = [highest[n]; 4];
-            for key in 0..keys {
-                peaks[key % 4] = _mm512_max_ps(score(key), peaks[key % 4]);
+            let (mut peak, mut other) = (highest[n], score(keys - 1));
+            for key in (0..keys / 2 * 2).step_by(2) {
+                peak = _mm512_max_ps(score(key), peak);
+                other = _mm512_max_ps(score(key + 1), other);
             }
-            let peak = _mm512_max_ps(_mm512_max_ps(peaks[0], peaks[1]), _mm512_max_ps(peaks[2], peaks[3]));
+            let peak = _mm512_max_ps(peak, other);
             fade[n] = exp2_negative(_mm512_sub_ps(highest[n], peak));
             highest[n] = peak;
             let mut sums = [_mm512_mul_ps(total[n], fade[n]), _mm512_setzero_ps()];

@@ -154,9 +154,13 @@ unsafe fn multiply(t: &Int8Tile) {
     let mut waiting: Option<Scaling> = None;
     let mut turn = 0;
     let (width, stride) = (t.vectors * TILE, t.vectors * TILE * 4);
-    for g in 0..t.groups {
-        let x = t.x.add(g * body::token_bytes::<Amx>() * width);
+    for (g, part) in (0..t.groups).flat_map(|g| [(g, 0), (g, 1)]) {
+        let x = t.x.add((2 * g + part) * body::part_bytes::<Amx>() * width);
         let x_scales: *const f32 = x.add(Amx::GROUP * width).cast();
+        if part > 0 && !body::any_scale(x_scales, width) {
+            continue;
+        }
+        let first = g == 0 && part == 0;
         let row = g * t.padded_rows;
         for r in (0..t.rows).step_by(ROWS) {
             let w = t.w.add((row + r) * Amx::GROUP);
@@ -173,10 +177,10 @@ unsafe fn multiply(t: &Int8Tile) {
                     vectors,
                     w_scales: t.w_scales.add(row + r),
                     x_scales: x_scales.add(n * TILE),
-                    bias: if g > 0 || t.bias.is_null() { std::ptr::null() } else { t.bias.add(r) },
+                    bias: if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() },
                     c: t.c.add(r * width + n * TILE),
                     stride: width,
-                    load: g > 0 || t.accumulate,
+                    load: !first || t.accumulate,
                 };
                 if let Some(s) = waiting.replace(next) {
                     scale(&s, &sums[turn]);
@@ -190,4 +194,4 @@ unsafe fn multiply(t: &Int8Tile) {
     release();
 }
 
-int8_kernel!(AmxKernel, Amx, super::AMX, rows ROWS, ROWS, 128, multiply, "avx512f,avx512bw");
+int8_kernel!(AmxKernel, Amx, super::AMX, rows ROWS, ROWS, 64, multiply, "avx512f,avx512bw");

@@ -6,21 +6,33 @@
 use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
 use super::{Dot, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
 
-/// See [`super::Int8Kernel::token_bytes`].
-pub(super) const fn token_bytes<Q: Quants>() -> usize {
+/// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
+pub(super) const fn part_bytes<Q: Quants>() -> usize {
     Q::GROUP * Q::VALUE_BYTES + if Q::OFFSET { 8 } else { 4 }
 }
+
+/// Whether any of the scales is not zero. Those of a second part are, where rounding was fine enough.
+#[inline(always)]
+pub(super) unsafe fn any_scale(scales: *const f32, tokens: usize) -> bool {
+    std::slice::from_raw_parts(scales, tokens).iter().fold(false, |any, &s| any | (s != 0.0))
+}
+
+/// A group is rounded twice as finely as 8 bits where its largest magnitude is this many times the mean: its other numbers
+/// would not survive otherwise. Normally distributed numbers stay below 6.
+const OUTLIER: f32 = 16.0;
+/// Steps of the second part in one of the first.
+const FINER: f32 = 254.0;
 
 /// See [`super::Int8Kernel::quantize`]. The scale takes the largest magnitude to 127; numbers that are not finite make it NaN.
 #[inline(always)]
 pub(super) unsafe fn quantize<Q: Quants>(t: &QuantizeGroup) {
     let lanes = Q::S::LANES;
     let zero = Q::S::splat(0.0);
+    let second = part_bytes::<Q>() * t.width * lanes;
     for n in 0..t.vectors {
-        let at = |f: usize| t.src.wrapping_add(f * t.stride + n * lanes);
         let (mut peak, mut total) = (zero, zero);
         for f in 0..t.features {
-            let v = Q::S::load(at(f));
+            let v = Q::S::load(t.src.add(f * t.stride + n * lanes));
             let magnitude = Q::S::max(v, Q::S::sub(zero, v));
             peak = Q::S::max(magnitude, peak);
             total = Q::S::add(total, magnitude);
@@ -29,56 +41,84 @@ pub(super) unsafe fn quantize<Q: Quants>(t: &QuantizeGroup) {
         let scale = Q::S::fma(total, zero, scale);
         // A group of zeros, or of numbers too small for the reciprocal, stays zero.
         let inverse = Q::S::min(Q::S::div(Q::S::splat(127.0), Q::S::max(peak, Q::S::splat(1e-30))), Q::S::splat(1e32));
-        let mut sum = zero;
-        for f in (0..Q::GROUP).step_by(4) {
-            let mut four = [zero; 4];
-            for (i, v) in four.iter_mut().enumerate() {
-                if f + i < t.features {
-                    *v = Q::S::mul(Q::S::load(at(f + i)), inverse);
-                    if Q::OFFSET {
-                        sum = Q::S::add(sum, Q::S::round(*v));
-                    }
-                }
-            }
-            Q::store_x(t.out.add((f * t.width + n * 4) * lanes * Q::VALUE_BYTES), four);
-        }
-        Q::S::store(t.scales.add(n * lanes), scale);
-        if Q::OFFSET {
-            let correction = Q::S::mul(sum, Q::S::splat(-128.0));
-            Q::store_i32(t.scales.add((t.width + n) * lanes).cast(), correction);
+        part::<Q, false>(t, n, scale, inverse, 0);
+
+        let mut excess = [0f32; 16];
+        let limit = Q::S::mul(total, Q::S::splat(OUTLIER / t.features as f32));
+        Q::S::store(excess.as_mut_ptr(), Q::S::sub(peak, limit));
+        if excess[..lanes].iter().any(|&e| e > 0.0) {
+            part::<Q, true>(t, n, Q::S::mul(scale, Q::S::splat(1.0 / FINER)), inverse, second);
+        } else {
+            Q::S::store(t.scales.byte_add(second).add(n * lanes), zero);
         }
     }
 }
+
+/// Writes one part of vector `n` of a group, `offset` bytes behind the first: numbers times `inverse`, rounded, or what that
+/// leaves; scales; corrections.
+#[inline(always)]
+unsafe fn part<Q: Quants, const REST: bool>(
+    t: &QuantizeGroup,
+    n: usize,
+    scale: <Q::S as Simd>::V,
+    inverse: <Q::S as Simd>::V,
+    offset: usize,
+) {
+    let lanes = Q::S::LANES;
+    let zero = Q::S::splat(0.0);
+    let mut sum = zero;
+    for f in (0..Q::GROUP).step_by(4) {
+        let mut four = [zero; 4];
+        for (i, v) in four.iter_mut().enumerate() {
+            if f + i < t.features {
+                *v = Q::S::mul(Q::S::load(t.src.add((f + i) * t.stride + n * lanes)), inverse);
+                if REST {
+                    *v = Q::S::mul(Q::S::sub(*v, Q::S::round(*v)), Q::S::splat(FINER));
+                }
+                if Q::OFFSET {
+                    sum = Q::S::add(sum, Q::S::round(*v));
+                }
+            }
+        }
+        Q::store_x(t.out.add(offset + (f * t.width + n * 4) * lanes * Q::VALUE_BYTES), four);
+    }
+    let scales = t.scales.byte_add(offset);
+    Q::S::store(scales.add(n * lanes), scale);
+    if Q::OFFSET {
+        let correction = Q::S::mul(sum, Q::S::splat(-128.0));
+        Q::store_i32(scales.add((t.width + n) * lanes).cast(), correction);
+    }
+}
+
+/// Blocks of weights in a group at most.
+pub(super) const MOST_BLOCKS: usize = 8;
 
 /// See [`super::Int8Kernel::pack`]. A scale that is not finite makes the group's scale NaN.
 #[inline(always)]
 pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock, row_step: usize) {
     let padded_rows = b.rows.next_multiple_of(row_step);
     let row_bytes = Q::GROUP * Q::VALUE_BYTES;
-    for (g, column) in (0..b.columns).step_by(Q::GROUP).enumerate() {
-        let blocks = (b.columns - column).min(Q::GROUP) / Q8_0_VALUES;
-        let src = b.data.add(column / Q8_0_VALUES * Q8_0_BYTES);
-        for r in 0..padded_rows {
-            let out = b.out.add((g * padded_rows + r) * row_bytes);
-            let block = |i: usize| src.wrapping_add(r * b.row_bytes + i * Q8_0_BYTES);
-            let used = if r < b.rows { blocks } else { 0 };
+    for r in 0..padded_rows {
+        // A row at a time, as it lies in the file.
+        for (g, column) in (0..b.columns).step_by(Q::GROUP).enumerate() {
+            let src = b.data.wrapping_add(r * b.row_bytes + column / Q8_0_VALUES * Q8_0_BYTES);
+            let blocks = if r < b.rows { (b.columns - column).min(Q::GROUP) / Q8_0_VALUES } else { 0 };
+            let mut factors = [0f32; MOST_BLOCKS];
             let (mut scale, mut poison) = (0f32, 0f32);
-            for i in 0..used {
-                let d = f16_to_f32(read_u16(block(i)));
+            for (i, d) in factors.iter_mut().enumerate().take(blocks) {
+                *d = f16_to_f32(read_u16(src.add(i * Q8_0_BYTES)));
                 scale = scale.max(d.abs());
-                poison += d * 0.0;
+                poison += *d * 0.0;
             }
             let inverse = if scale > 0.0 { 32767.0 / scale } else { 0.0 };
-            for i in 0..used {
-                // Saturates: NaN becomes 0.
-                let ratio = (f16_to_f32(read_u16(block(i))) * inverse).round_ties_even() as i16;
-                Q::rescale(block(i).add(2), ratio, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
-            }
-            // Activations are zero there, but memory must be what the correction takes it for.
-            let rest = Q::GROUP / Q8_0_VALUES - used;
+            let out = b.out.add((g * padded_rows + r) * row_bytes);
+            // Beyond the last column activations are zero, but memory must be what the correction takes it for.
             let nothing = [0u8; Q8_0_VALUES];
-            for i in used..used + rest {
-                Q::rescale(nothing.as_ptr(), 0, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
+            for (i, d) in factors.into_iter().enumerate().take(Q::GROUP / Q8_0_VALUES) {
+                // Saturates: NaN becomes 0.
+                let ratio = (d * inverse).round_ties_even() as i16;
+                let quants = if i < blocks { src.wrapping_add(i * Q8_0_BYTES + 2) } else { nothing.as_ptr() };
+                Q::rescale(quants, ratio, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
             }
             *b.scales.add(g * padded_rows + r) = scale + poison;
         }
@@ -137,18 +177,22 @@ pub(super) unsafe fn multiply<D: Dot>(t: &Int8Tile) {
     #[inline(always)]
     unsafe fn f<D: Dot, const N: usize>(t: &Int8Tile) {
         let width = N * D::S::LANES;
-        for g in 0..t.groups {
-            let x = t.x.add(g * token_bytes::<D>() * width);
+        for (g, part) in (0..t.groups).flat_map(|g| [(g, 0), (g, 1)]) {
+            let x = t.x.add((2 * g + part) * part_bytes::<D>() * width);
+            if part > 0 && !any_scale(x.add(D::GROUP * D::VALUE_BYTES * width).cast(), width) {
+                continue;
+            }
             let w = t.w.add(g * t.padded_rows * D::GROUP * D::VALUE_BYTES);
             let scales = t.w_scales.add(g * t.padded_rows);
-            let bias = |r: usize| if g > 0 || t.bias.is_null() { std::ptr::null() } else { t.bias.wrapping_add(r) };
-            let load = g > 0 || t.accumulate;
+            let first = g == 0 && part == 0;
+            let load = !first || t.accumulate;
             let mut r = 0;
             macro_rules! rows {
                 ($rows:literal) => {
                     while t.rows - r >= $rows {
                         let w = w.add(r * D::GROUP * D::VALUE_BYTES);
-                        tile::<D, $rows, N>(w, scales.add(r), x, t.c.add(r * width), bias(r), load);
+                        let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
+                        tile::<D, $rows, N>(w, scales.add(r), x, t.c.add(r * width), bias, load);
                         r += $rows;
                     }
                 };

@@ -2,11 +2,16 @@
 //!
 //! Depth is cut into *groups* of [`Int8Kernel::group`] features. Within a group a token's activations share a scale, and so
 //! do the weights of a row: the 32-value blocks of Q8_0 are brought to the largest scale among them. Products of a group are
-//! summed exactly in integers, groups in f32. A group is short, so one large activation costs only its neighbours precision.
+//! summed exactly in integers, groups in f32.
+//!
+//! A group with an outlier, an activation that would leave its neighbours nothing of 8 bits, is in two parts: the rounded
+//! numbers, and, 254 times finer, what rounding left. Such groups are multiplied twice (compare LLM.int8, arXiv 2208.07339, which
+//! computes features with outliers in floating point).
 //!
 //! Quantised activations keep the token panels of [`super`]: for every four features of a group the values of all tokens lie
-//! side by side, four to a token, which is what dot-product instructions take. Behind a group's values are its scales, one a
-//! token, and behind them, where an instruction set needs it, a correction, one a token.
+//! side by side, four to a token, which is what dot-product instructions take. Behind a part's values are its scales, one a
+//! token, and behind them, where an instruction set needs it, a correction, one a token. The second part always has room; its
+//! scales are zero where it is not used.
 //!
 //! [`Quants`] and [`Dot`] are what an instruction set provides, [`body`] holds the algorithms written over them.
 
@@ -83,9 +88,9 @@ pub(crate) struct QuantizeGroup {
     pub vectors: usize,
     /// Vectors in a row of the quantised panel.
     pub width: usize,
-    /// First token's place in the quantised group.
+    /// First token's place in the quantised group's first part.
     pub out: *mut u8,
-    /// First token's scale; the correction is `width` vectors behind it.
+    /// First token's scale there; the correction is `width` vectors behind it.
     pub scales: *mut f32,
 }
 
@@ -119,7 +124,7 @@ pub(crate) struct Int8Tile {
     pub w_scales: *const f32,
     /// One value a row, or null.
     pub bias: *const f32,
-    /// The panel's first group: values, scales, correction; the next one follows.
+    /// The panel's first group; the others follow.
     pub x: *const u8,
     /// Vectors in a row of the panel.
     pub vectors: usize,
@@ -166,7 +171,7 @@ macro_rules! int8_kernel {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
-        const _: () = assert!(<$quants as Quants>::GROUP % 32 == 0);
+        const _: () = assert!(<$quants as Quants>::GROUP % 32 == 0 && <$quants as Quants>::GROUP <= body::MOST_BLOCKS * 32);
 
         // SAFETY of the unsafe calls below: the functions are only reached through a `$kernel`, which `available` hands out
         // after it found the features; what the pointers must satisfy is passed on to the caller.
@@ -187,7 +192,7 @@ macro_rules! int8_kernel {
                 <$quants as Quants>::VALUE_BYTES
             }
             fn token_bytes(&self) -> usize {
-                body::token_bytes::<$quants>()
+                2 * body::part_bytes::<$quants>()
             }
             fn row_step(&self) -> usize {
                 $step
@@ -231,7 +236,7 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
     #[cfg(target_arch = "x86_64")]
     {
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if avx512 && super::tiles::permitted() {
+        if avx512 && is_x86_feature_detected!("avx512bf16") && super::tiles::permitted() {
             found.push(&amx::AmxKernel);
         }
         if avx512 && is_x86_feature_detected!("avx512vnni") {

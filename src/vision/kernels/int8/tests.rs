@@ -4,13 +4,24 @@ use super::super::tests::Noise;
 use super::*;
 use half::f16;
 
-/// The numbers that `kernel` should make of activations `[features, tokens]`: a group's quants, and its scale.
-fn quantized(x: &[f32], tokens: usize, token: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
-    let values: Vec<f32> = group.map(|f| x[f * tokens + token]).collect();
-    let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+/// The numbers that a kernel of so many lanes should make of activations `[features, tokens]`: a group's quants, and its scale.
+fn quantized(x: &[f32], tokens: usize, token: usize, lanes: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+    let values = |token: usize| group.clone().map(|f| x[f * tokens + token]).collect::<Vec<f32>>();
+    let peak = |values: &[f32]| values.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let has_outlier =
+        |values: &[f32]| peak(values) > 16.0 * values.iter().map(|v| v.abs()).sum::<f32>() / values.len() as f32;
+    // Tokens of a vector are in two parts together.
+    let first = token / lanes * lanes;
+    let split = (first..first + lanes).any(|token| has_outlier(&values(token)));
+    let values = values(token);
+    let peak = peak(&values);
     let inverse = (127.0 / peak.max(1e-30)).min(1e32);
-    let quants = values.iter().map(|v| f64::from((v * inverse).round_ties_even())).collect();
-    (quants, f64::from(peak * (1.0 / 127.0)))
+    let rounded = |v: &f32| {
+        let v = v * inverse;
+        let rest = if split { ((v - v.round_ties_even()) * 254.0).round_ties_even() / 254.0 } else { 0.0 };
+        f64::from(v.round_ties_even()) + f64::from(rest)
+    };
+    (values.iter().map(rounded).collect(), f64::from(peak * (1.0 / 127.0)))
 }
 
 /// Rows of Q8_0, and what a group's weights should become.
@@ -24,13 +35,13 @@ impl Weights {
         let mut bytes = vec![0]; // shifts everything to an odd address
         for _ in 0..rows * inputs / 32 {
             let scale = match fill {
-                Fill::Noise => noise.next(),
+                Fill::Noise | Fill::Outliers => noise.next(),
                 Fill::Extremes => 1.0,
                 Fill::Zero => 0.0,
             };
             bytes.extend(f16::from_f32(scale).to_le_bytes());
             bytes.extend((0..32).map(|i| match fill {
-                Fill::Noise | Fill::Zero => (noise.next() * 127.0) as i8 as u8,
+                Fill::Noise | Fill::Zero | Fill::Outliers => (noise.next() * 127.0) as i8 as u8,
                 Fill::Extremes => [-128i8, 127, -128, -128, 127, -127][i % 6] as u8,
             }));
         }
@@ -56,6 +67,8 @@ enum Fill {
     /// Everything at the ends of its range.
     Extremes,
     Zero,
+    /// Some activations are a hundred times the others.
+    Outliers,
 }
 
 /// `w · x` by `kernel`: packs, quantises, multiplies.
@@ -124,7 +137,7 @@ fn products_over_odd_shapes() {
             let tokens = vectors * kernel.lanes();
             for rows in [1, 3, 6, 11, 31, 32, 33, 70] {
                 for inputs in [32, 64, 96, 160, 384] {
-                    for fill in [Fill::Noise, Fill::Extremes, Fill::Zero] {
+                    for fill in [Fill::Noise, Fill::Extremes, Fill::Zero, Fill::Outliers] {
                         if fill != Fill::Noise && (rows, inputs) != (11, 160) {
                             continue;
                         }
@@ -135,6 +148,10 @@ fn products_over_odd_shapes() {
                                 (0..inputs * tokens).map(|i| if i % 3 > 0 { 9.0 } else { -9.0 }).collect()
                             }
                             Fill::Zero => vec![0.0; inputs * tokens],
+                            // One feature for all tokens, and one token alone.
+                            Fill::Outliers => (0..inputs * tokens)
+                                .map(|i| noise.next() * if i / tokens == 40 || i == 99 * tokens { 100.0 } else { 1.0 })
+                                .collect(),
                         };
                         let (bias, before) = (noise.vec(rows), noise.vec(rows * tokens));
                         for (with_bias, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -153,7 +170,8 @@ fn products_over_odd_shapes() {
                                     expected += bias.map_or(0.0, |b| f64::from(b[r]));
                                     for (g, (quants, scale)) in weights.iter().enumerate() {
                                         let first = g * kernel.group();
-                                        let (xs, x_scale) = quantized(&x, tokens, t, first..first + quants.len());
+                                        let (xs, x_scale) =
+                                            quantized(&x, tokens, t, kernel.lanes(), first..first + quants.len());
                                         let sum: f64 = quants.iter().zip(&xs).map(|(w, x)| w * x).sum();
                                         expected += sum * scale * x_scale;
                                     }
