@@ -55,6 +55,19 @@ impl<'a> Quantized<'a> {
         token * (p * self.shape.panel * self.groups() + g * self.shape.width(self.tokens, p))
     }
 
+    /// Which groups are in two parts, in some panel.
+    fn split(&self) -> Vec<bool> {
+        let part = self.kernel.token_bytes() / 8;
+        let values = self.kernel.group() * self.kernel.value_bytes() / 4;
+        let in_panel = |p: usize, g: usize| {
+            let width = self.shape.width(self.tokens, p);
+            let scales = self.offset(p, g) + (part + values) * width;
+            self.data[scales..scales + width].iter().any(|&s| s != 0.0)
+        };
+        let panels = self.shape.panels(self.tokens);
+        (0..self.groups()).map(|g| (0..panels).any(|p| in_panel(p, g))).collect()
+    }
+
     /// For tasks that write disjoint parts at the same time.
     pub(super) fn writer(&mut self) -> QuantizedWriter {
         QuantizedWriter(Writer::of(self.data))
@@ -143,19 +156,21 @@ pub(super) enum Destination<'a, 'b> {
 /// How a task's scratch memory is used: packed weights, their scales, and a part of the result to be quantised.
 struct Scratch {
     groups: usize,
-    weight_floats: usize,
+    /// Floats of weights, and of scales; twice, for second parts.
+    weights: usize,
     scales: usize,
 }
 
 impl Scratch {
     fn new(kernel: &dyn Int8Kernel, inputs: usize, rows: usize) -> Scratch {
         let (groups, rows) = (inputs.div_ceil(kernel.group()), rows.next_multiple_of(kernel.row_step()));
-        let weight_floats = groups * kernel.group() * kernel.value_bytes() / 4 * rows;
-        Scratch { groups, weight_floats, scales: (groups * rows).next_multiple_of(16) }
+        let weights = groups * kernel.group() * kernel.value_bytes() / 4 * rows;
+        // Cache lines stay whole.
+        Scratch { groups, weights, scales: (groups * rows).next_multiple_of(16) }
     }
 
     fn floats(&self, kernel: &dyn Int8Kernel) -> usize {
-        self.weight_floats + self.scales + kernel.group() * kernel.panel()
+        2 * (self.weights + self.scales) + kernel.group() * kernel.panel()
     }
 }
 
@@ -191,7 +206,7 @@ pub(super) fn apply(layer: &Linear, exec: &Exec, x: &Quantized, mut y: Destinati
     let step = if matches!(y, Destination::Float(..)) { kernel.row_group() } else { kernel.group() };
     let work = layer.flops(tokens);
     let rows = block_rows(outputs, exec.threads_for(work), step, most_rows(kernel, x.rows, step));
-    let input = Reader::of_slice(x.data);
+    let (input, split) = (Reader::of_slice(x.data), x.split());
     let to = match &mut y {
         Destination::Float(y, _) => Target::Float(y.writer()),
         Destination::QuantizedGelu(y) => Target::Quantized(y.writer()),
@@ -200,7 +215,7 @@ pub(super) fn apply(layer: &Linear, exec: &Exec, x: &Quantized, mut y: Destinati
     exec.run(outputs.div_ceil(rows), work, &|task, scratch| {
         let first = task * rows;
         let count = rows.min(outputs - first);
-        let block = Block { layer, kernel, x, input, first, rows: count };
+        let block = Block { layer, kernel, x, input, split: &split, first, rows: count };
         let packed = block.pack(scratch);
         match (y, to) {
             (Destination::Float(y, then), Target::Float(to)) => block.to_float(&packed, exec, y, to, *then),
@@ -223,6 +238,8 @@ struct Block<'a> {
     kernel: &'static dyn Int8Kernel,
     x: &'a Quantized<'a>,
     input: Reader,
+    /// Which groups of `x` are in two parts.
+    split: &'a [bool],
     first: usize,
     rows: usize,
 }
@@ -233,6 +250,8 @@ struct Packed<'a> {
     padded_rows: usize,
     weights: &'a [f32],
     scales: &'a [f32],
+    rest: &'a [f32],
+    rest_scales: &'a [f32],
     /// A group of rows of one panel of the result.
     part: *mut f32,
 }
@@ -240,11 +259,13 @@ struct Packed<'a> {
 impl Block<'_> {
     fn pack<'s>(&self, scratch: &'s mut [f32]) -> Packed<'s> {
         let layout = Scratch::new(self.kernel, self.x.rows, self.rows);
-        let (weights, rest) = scratch.split_at_mut(layout.weight_floats);
-        let (scales, part) = rest.split_at_mut(layout.scales);
+        let (weights, scratch) = scratch.split_at_mut(layout.weights);
+        let (scales, scratch) = scratch.split_at_mut(layout.scales);
+        let (rest_scales, scratch) = scratch.split_at_mut(layout.scales);
+        let (rest, part) = scratch.split_at_mut(layout.weights);
         assert!(part.len() >= self.kernel.group() * self.kernel.panel());
         let (bytes, row_bytes) = self.layer.q8_0_rows();
-        assert!((self.first + self.rows) * row_bytes <= bytes.len());
+        assert!((self.first + self.rows) * row_bytes <= bytes.len() && self.split.len() == layout.groups);
         // SAFETY: the rows lie inside `bytes`, as just asserted; the packed ones and their scales have the sizes that
         // `Scratch` computes from the same numbers.
         unsafe {
@@ -255,10 +276,13 @@ impl Block<'_> {
                 columns: self.x.rows,
                 out: weights.as_mut_ptr().cast(),
                 scales: scales.as_mut_ptr(),
+                split: self.split.as_ptr(),
+                rest: rest.as_mut_ptr().cast(),
+                rest_scales: rest_scales.as_mut_ptr(),
             });
         }
         let padded_rows = self.rows.next_multiple_of(self.kernel.row_step());
-        Packed { groups: layout.groups, padded_rows, weights, scales, part: part.as_mut_ptr() }
+        Packed { groups: layout.groups, padded_rows, weights, scales, rest, rest_scales, part: part.as_mut_ptr() }
     }
 
     /// Rows `row..row + rows` of the block, for panel `p`.
@@ -275,6 +299,8 @@ impl Block<'_> {
                 groups: packed.groups,
                 w: packed.weights.as_ptr().add(row * row_floats).cast(),
                 w_scales: packed.scales.as_ptr().add(row),
+                rest: packed.rest.as_ptr().add(row * row_floats).cast(),
+                rest_scales: packed.rest_scales.as_ptr().add(row),
                 bias: self.layer.bias_from(self.first + row),
                 x: self.input.at(self.x.offset(p, 0)).cast(),
                 vectors: self.x.shape.width(self.x.tokens, p) / self.x.shape.lanes,

@@ -26,8 +26,8 @@ impl Quants for Amx {
         _mm512_storeu_si512(p.cast(), _mm512_cvtps_epi32(v));
     }
     #[inline(always)]
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
-        _mm256_storeu_si256(out.cast(), rescaled(src, ratio));
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        _mm256_storeu_si256(out.cast(), rescaled::<REST>(src, ratio));
     }
 }
 
@@ -154,16 +154,12 @@ unsafe fn multiply(t: &Int8Tile) {
     let mut waiting: Option<Scaling> = None;
     let mut turn = 0;
     let (width, stride) = (t.vectors * TILE, t.vectors * TILE * 4);
-    for (g, part) in (0..t.groups).flat_map(|g| [(g, 0), (g, 1)]) {
-        let x = t.x.add((2 * g + part) * body::part_bytes::<Amx>() * width);
+    for (g, part) in body::PARTS.iter().flat_map(|&part| (0..t.groups).map(move |g| (g, part))) {
+        let Some(body::Operands { x, w, w_scales }) = body::operands::<Amx>(t, g, part) else { continue };
         let x_scales: *const f32 = x.add(Amx::GROUP * width).cast();
-        if part > 0 && !body::any_scale(x_scales, width) {
-            continue;
-        }
-        let first = g == 0 && part == 0;
-        let row = g * t.padded_rows;
+        let first = g == 0 && part == body::Part::Both;
         for r in (0..t.rows).step_by(ROWS) {
-            let w = t.w.add((row + r) * Amx::GROUP);
+            let w = w.add(r * Amx::GROUP);
             for n in (0..t.vectors).step_by(2) {
                 let vectors = (t.vectors - n).min(2);
                 let out = &mut sums[turn];
@@ -175,7 +171,7 @@ unsafe fn multiply(t: &Int8Tile) {
                 let next = Scaling {
                     rows: (t.rows - r).min(ROWS),
                     vectors,
-                    w_scales: t.w_scales.add(row + r),
+                    w_scales: w_scales.add(r),
                     x_scales: x_scales.add(n * TILE),
                     bias: if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() },
                     c: t.c.add(r * width + n * TILE),

@@ -9,15 +9,21 @@ use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGro
 struct AvxVnni;
 struct Pairs;
 
-/// 32 weights times `ratio` / 2^15, rounded, as two halves of 16-bit numbers.
+/// See [`Quants::rescale`]: two halves of 16-bit numbers.
 #[inline(always)]
-unsafe fn rescaled(src: *const u8, ratio: i16) -> [__m256i; 2] {
+unsafe fn rescaled<const REST: bool>(src: *const u8, ratio: i16) -> [__m256i; 2] {
     let ratio = _mm256_set1_epi16(ratio);
-    let half = |i: usize| {
-        let bytes = _mm_loadu_si128(src.wrapping_add(16 * i).cast());
-        _mm256_mulhrs_epi16(_mm256_cvtepi8_epi16(bytes), ratio)
-    };
-    [half(0), half(1)]
+    let mut halves = [_mm256_setzero_si256(); 2];
+    for (i, half) in halves.iter_mut().enumerate() {
+        let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.add(16 * i).cast()));
+        *half = _mm256_mulhrs_epi16(wide, ratio);
+        if REST {
+            // Less than half of 2^15, so that the low halves of the products tell it.
+            let rest = _mm256_sub_epi16(_mm256_mullo_epi16(wide, ratio), _mm256_slli_epi16::<15>(*half));
+            *half = _mm256_mulhrs_epi16(rest, _mm256_set1_epi16(254));
+        }
+    }
+    halves
 }
 
 impl Quants for AvxVnni {
@@ -41,8 +47,8 @@ impl Quants for AvxVnni {
         _mm256_storeu_si256(p.cast(), _mm256_cvtps_epi32(v));
     }
     #[inline(always)]
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
-        let [low, high] = rescaled(src, ratio);
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        let [low, high] = rescaled::<REST>(src, ratio);
         // Packing works within 128-bit halves: put the quarters back in order.
         let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high));
         _mm256_storeu_si256(out.cast(), _mm256_xor_si256(bytes, _mm256_set1_epi8(-128)));
@@ -96,8 +102,8 @@ impl Quants for Pairs {
         _mm256_storeu_si256(p.cast(), _mm256_cvtps_epi32(v));
     }
     #[inline(always)]
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
-        for (i, half) in rescaled(src, ratio).into_iter().enumerate() {
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        for (i, half) in rescaled::<REST>(src, ratio).into_iter().enumerate() {
             _mm256_storeu_si256(out.add(32 * i).cast(), half);
         }
     }

@@ -20,11 +20,17 @@ pub(super) unsafe fn interleave(v: [__m512; 4]) -> __m512i {
     _mm512_ternarylogic_epi32::<0xfe>(ab, _mm512_slli_epi32::<16>(c), d)
 }
 
-/// 32 weights times `ratio` / 2^15, rounded.
+/// See [`Quants::rescale`].
 #[inline(always)]
-pub(super) unsafe fn rescaled(src: *const u8, ratio: i16) -> __m256i {
-    let wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(src.cast()));
-    _mm512_cvtepi16_epi8(_mm512_mulhrs_epi16(wide, _mm512_set1_epi16(ratio)))
+pub(super) unsafe fn rescaled<const REST: bool>(src: *const u8, ratio: i16) -> __m256i {
+    let (wide, ratio) = (_mm512_cvtepi8_epi16(_mm256_loadu_si256(src.cast())), _mm512_set1_epi16(ratio));
+    let mut scaled = _mm512_mulhrs_epi16(wide, ratio);
+    if REST {
+        // Less than half of 2^15, so that the low halves of the products tell it.
+        let rest = _mm512_sub_epi16(_mm512_mullo_epi16(wide, ratio), _mm512_slli_epi16::<15>(scaled));
+        scaled = _mm512_mulhrs_epi16(rest, _mm512_set1_epi16(254));
+    }
+    _mm512_cvtepi16_epi8(scaled)
 }
 
 impl Quants for Vnni {
@@ -42,8 +48,8 @@ impl Quants for Vnni {
         _mm512_storeu_si512(p.cast(), _mm512_cvtps_epi32(v));
     }
     #[inline(always)]
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
-        _mm256_storeu_si256(out.cast(), _mm256_xor_si256(rescaled(src, ratio), _mm256_set1_epi8(-128)));
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        _mm256_storeu_si256(out.cast(), _mm256_xor_si256(rescaled::<REST>(src, ratio), _mm256_set1_epi8(-128)));
     }
 }
 

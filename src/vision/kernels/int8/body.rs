@@ -11,9 +11,47 @@ pub(super) const fn part_bytes<Q: Quants>() -> usize {
     Q::GROUP * Q::VALUE_BYTES + if Q::OFFSET { 8 } else { 4 }
 }
 
+/// The products of a group in two parts that are summed.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Part {
+    /// The first part of both.
+    Both,
+    /// The activations' second part with the weights' first.
+    RestOfX,
+    /// The activations' first part with the weights' second.
+    RestOfW,
+}
+
+/// All of them, the largest first.
+pub(super) const PARTS: [Part; 3] = [Part::Both, Part::RestOfX, Part::RestOfW];
+
+/// What is multiplied for one part of a group.
+pub(super) struct Operands {
+    pub x: *const u8,
+    pub w: *const u8,
+    pub w_scales: *const f32,
+}
+
+/// The operands of a part of group `g`, unless the group is in one part.
+#[inline(always)]
+pub(super) unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> Option<Operands> {
+    let width = t.vectors * Q::S::LANES;
+    let bytes = part_bytes::<Q>() * width;
+    let (first, second) = (t.x.add(2 * g * bytes), t.x.add((2 * g + 1) * bytes));
+    if part != Part::Both && !any_scale(second.add(Q::GROUP * Q::VALUE_BYTES * width).cast(), width) {
+        return None;
+    }
+    let (w, w_scales) = if part == Part::RestOfW { (t.rest, t.rest_scales) } else { (t.w, t.w_scales) };
+    Some(Operands {
+        x: if part == Part::RestOfX { second } else { first },
+        w: w.add(g * t.padded_rows * Q::GROUP * Q::VALUE_BYTES),
+        w_scales: w_scales.add(g * t.padded_rows),
+    })
+}
+
 /// Whether any of the scales is not zero. Those of a second part are, where rounding was fine enough.
 #[inline(always)]
-pub(super) unsafe fn any_scale(scales: *const f32, tokens: usize) -> bool {
+unsafe fn any_scale(scales: *const f32, tokens: usize) -> bool {
     std::slice::from_raw_parts(scales, tokens).iter().fold(false, |any, &s| any | (s != 0.0))
 }
 
@@ -111,16 +149,23 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock, row_step: usize) {
                 poison += *d * 0.0;
             }
             let inverse = if scale > 0.0 { 32767.0 / scale } else { 0.0 };
-            let out = b.out.add((g * padded_rows + r) * row_bytes);
+            let (row, split) = (g * padded_rows + r, *b.split.add(g));
             // Beyond the last column activations are zero, but memory must be what the correction takes it for.
             let nothing = [0u8; Q8_0_VALUES];
             for (i, d) in factors.into_iter().enumerate().take(Q::GROUP / Q8_0_VALUES) {
                 // Saturates: NaN becomes 0.
                 let ratio = (d * inverse).round_ties_even() as i16;
                 let quants = if i < blocks { src.wrapping_add(i * Q8_0_BYTES + 2) } else { nothing.as_ptr() };
-                Q::rescale(quants, ratio, out.add(i * Q8_0_VALUES * Q::VALUE_BYTES));
+                let at = i * Q8_0_VALUES * Q::VALUE_BYTES;
+                Q::rescale::<false>(quants, ratio, b.out.add(row * row_bytes + at));
+                if split {
+                    Q::rescale::<true>(quants, ratio, b.rest.add(row * row_bytes + at));
+                }
             }
-            *b.scales.add(g * padded_rows + r) = scale + poison;
+            *b.scales.add(row) = scale + poison;
+            if split {
+                *b.rest_scales.add(row) = scale / FINER;
+            }
         }
     }
 }
@@ -177,14 +222,9 @@ pub(super) unsafe fn multiply<D: Dot>(t: &Int8Tile) {
     #[inline(always)]
     unsafe fn f<D: Dot, const N: usize>(t: &Int8Tile) {
         let width = N * D::S::LANES;
-        for (g, part) in (0..t.groups).flat_map(|g| [(g, 0), (g, 1)]) {
-            let x = t.x.add((2 * g + part) * part_bytes::<D>() * width);
-            if part > 0 && !any_scale(x.add(D::GROUP * D::VALUE_BYTES * width).cast(), width) {
-                continue;
-            }
-            let w = t.w.add(g * t.padded_rows * D::GROUP * D::VALUE_BYTES);
-            let scales = t.w_scales.add(g * t.padded_rows);
-            let first = g == 0 && part == 0;
+        for (g, part) in PARTS.iter().flat_map(|&part| (0..t.groups).map(move |g| (g, part))) {
+            let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { continue };
+            let first = g == 0 && part == Part::Both;
             let load = !first || t.accumulate;
             let mut r = 0;
             macro_rules! rows {
@@ -192,7 +232,7 @@ pub(super) unsafe fn multiply<D: Dot>(t: &Int8Tile) {
                     while t.rows - r >= $rows {
                         let w = w.add(r * D::GROUP * D::VALUE_BYTES);
                         let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
-                        tile::<D, $rows, N>(w, scales.add(r), x, t.c.add(r * width), bias, load);
+                        tile::<D, $rows, N>(w, w_scales.add(r), x, t.c.add(r * width), bias, load);
                         r += $rows;
                     }
                 };

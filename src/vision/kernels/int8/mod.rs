@@ -4,8 +4,9 @@
 //! do the weights of a row: the 32-value blocks of Q8_0 are brought to the largest scale among them. Products of a group are
 //! summed exactly in integers, groups in f32.
 //!
-//! A group with an outlier, an activation that would leave its neighbours nothing of 8 bits, is in two parts: the rounded
-//! numbers, and, 254 times finer, what rounding left. Such groups are multiplied twice (compare LLM.int8, arXiv 2208.07339, which
+//! A group with an outlier, an activation that would leave its neighbours nothing of 8 bits and magnifies what rounding does to
+//! its weights, is in two parts: the rounded numbers, and, 254 times finer, what rounding left. So are the group's weights then,
+//! and three of the four products are summed; the fourth is too small to matter (compare LLM.int8, arXiv 2208.07339, which
 //! computes features with outliers in floating point).
 //!
 //! Quantised activations keep the token panels of [`super`]: for every four features of a group the values of all tokens lie
@@ -52,8 +53,8 @@ trait Quants: 'static {
     unsafe fn store_x(p: *mut u8, features: [<Self::S as Simd>::V; 4]);
     /// Rounds to i32.
     unsafe fn store_i32(p: *mut i32, v: <Self::S as Simd>::V);
-    /// Stores 32 weights, multiplied by `ratio` / 2^15 and rounded.
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8);
+    /// Stores 32 weights, multiplied by `ratio` / 2^15 and rounded, or with `REST` what rounding left, times 254.
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8);
 }
 
 /// Dot products of an instruction set.
@@ -106,8 +107,14 @@ pub(crate) struct PackBlock {
     pub columns: usize,
     /// For every group of columns `padded_rows` rows of a group's weights; see [`Int8Kernel::row_step`].
     pub out: *mut u8,
-    /// `padded_rows` scales a group; room for them all, rounded up to 16.
+    /// `padded_rows` scales a group.
     pub scales: *mut f32,
+    /// Of which groups the second part is wanted, too: one flag a group.
+    pub split: *const bool,
+    /// The second parts, like `out`.
+    pub rest: *mut u8,
+    /// Their scales, like `scales`.
+    pub rest_scales: *mut f32,
 }
 
 /// `c[rows, tokens] = w[rows, depth] · x[depth, tokens] (+ c) (+ bias)` on one panel.
@@ -122,6 +129,10 @@ pub(crate) struct Int8Tile {
     pub w: *const u8,
     /// Its scale.
     pub w_scales: *const f32,
+    /// The same of the second parts, which all groups have that are in two parts in `x`.
+    pub rest: *const u8,
+    /// Its scale.
+    pub rest_scales: *const f32,
     /// One value a row, or null.
     pub bias: *const f32,
     /// The panel's first group; the others follow.

@@ -30,12 +30,16 @@ impl Quants for Dotprod {
         vst1q_s32(p, vcvtnq_s32_f32(v));
     }
     #[inline(always)]
-    unsafe fn rescale(src: *const u8, ratio: i16, out: *mut u8) {
-        for i in (0..32).step_by(16) {
-            let bytes = vld1q_s8(src.add(i).cast());
-            let low = vqrdmulhq_n_s16(vmovl_s8(vget_low_s8(bytes)), ratio);
-            let high = vqrdmulhq_n_s16(vmovl_s8(vget_high_s8(bytes)), ratio);
-            vst1q_s8(out.add(i).cast(), vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+    unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        for i in (0..32).step_by(8) {
+            let wide = vmovl_s8(vld1_s8(src.add(i).cast()));
+            let mut scaled = vqrdmulhq_n_s16(wide, ratio);
+            if REST {
+                // Less than half of 2^15, so that the low halves of the products tell it.
+                let rest = vsubq_s16(vmulq_n_s16(wide, ratio), vshlq_n_s16::<15>(scaled));
+                scaled = vqrdmulhq_n_s16(rest, 254);
+            }
+            vst1_s8(out.add(i).cast(), vqmovn_s16(scaled));
         }
     }
 }

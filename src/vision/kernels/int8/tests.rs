@@ -4,8 +4,15 @@ use super::super::tests::Noise;
 use super::*;
 use half::f16;
 
-/// The numbers that a kernel of so many lanes should make of activations `[features, tokens]`: a group's quants, and its scale.
-fn quantized(x: &[f32], tokens: usize, token: usize, lanes: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+/// A group's numbers in two parts, their scale, and whether the second part is used.
+struct Group {
+    parts: Vec<[f64; 2]>,
+    scale: f64,
+    split: bool,
+}
+
+/// What a kernel of so many lanes should make of a group of activations `[features, tokens]`.
+fn quantized(x: &[f32], tokens: usize, token: usize, lanes: usize, group: std::ops::Range<usize>) -> Group {
     let values = |token: usize| group.clone().map(|f| x[f * tokens + token]).collect::<Vec<f32>>();
     let peak = |values: &[f32]| values.iter().fold(0f32, |m, v| m.max(v.abs()));
     let has_outlier =
@@ -16,12 +23,12 @@ fn quantized(x: &[f32], tokens: usize, token: usize, lanes: usize, group: std::o
     let values = values(token);
     let peak = peak(&values);
     let inverse = (127.0 / peak.max(1e-30)).min(1e32);
-    let rounded = |v: &f32| {
+    let parts = values.iter().map(|v| {
         let v = v * inverse;
-        let rest = if split { ((v - v.round_ties_even()) * 254.0).round_ties_even() / 254.0 } else { 0.0 };
-        f64::from(v.round_ties_even()) + f64::from(rest)
-    };
-    (values.iter().map(rounded).collect(), f64::from(peak * (1.0 / 127.0)))
+        let rest = if split { ((v - v.round_ties_even()) * 254.0).round_ties_even() } else { 0.0 };
+        [f64::from(v.round_ties_even()), f64::from(rest) / 254.0]
+    });
+    Group { parts: parts.collect(), scale: f64::from(peak * (1.0 / 127.0)), split }
 }
 
 /// Rows of Q8_0, and what a group's weights should become.
@@ -48,16 +55,22 @@ impl Weights {
         Weights { bytes, inputs }
     }
 
-    fn group(&self, row: usize, group: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+    /// What a group's weights should become.
+    fn group(&self, row: usize, group: std::ops::Range<usize>) -> Group {
         let block = |i: usize| &self.bytes[1 + (row * self.inputs / 32 + i) * 34..][..34];
         let blocks = group.start / 32..group.end.div_ceil(32);
         let scale = |i: usize| f16::from_le_bytes([block(i)[0], block(i)[1]]).to_f32();
         let largest = blocks.clone().fold(0f32, |m, i| m.max(scale(i).abs()));
-        let quants = blocks.flat_map(|i| {
+        let parts = blocks.flat_map(|i| {
             let ratio = if largest > 0.0 { (scale(i) * (32767.0 / largest)).round_ties_even() as i32 } else { 0 };
-            block(i)[2..].iter().map(move |&q| f64::from((i32::from(q as i8) * ratio + (1 << 14)) >> 15))
+            block(i)[2..].iter().map(move |&q| {
+                let product = i32::from(q as i8) * ratio;
+                let rounded = (product + (1 << 14)) >> 15;
+                let rest = ((product - (rounded << 15)) * 254 + (1 << 14)) >> 15;
+                [f64::from(rounded), f64::from(rest) / 254.0]
+            })
         });
-        (quants.collect(), f64::from(largest))
+        Group { parts: parts.collect(), scale: f64::from(largest), split: true }
     }
 }
 
@@ -87,7 +100,8 @@ fn product(
     let padded_rows = rows.next_multiple_of(kernel.row_step());
     // Floats, for their alignment.
     let mut packed = vec![7f32; groups * padded_rows * kernel.group() * kernel.value_bytes() / 4];
-    let mut scales = vec![7f32; (groups * padded_rows).next_multiple_of(16)];
+    let mut scales = vec![7f32; groups * padded_rows];
+    let (mut rest, mut rest_scales, split) = (packed.clone(), scales.clone(), vec![true; groups]);
     let mut quantized = vec![7f32; groups * tokens * kernel.token_bytes() / 4];
     // SAFETY: the vectors have the documented lengths.
     unsafe {
@@ -98,6 +112,9 @@ fn product(
             columns: w.inputs,
             out: packed.as_mut_ptr().cast(),
             scales: scales.as_mut_ptr(),
+            split: split.as_ptr(),
+            rest: rest.as_mut_ptr().cast(),
+            rest_scales: rest_scales.as_mut_ptr(),
         });
         for g in 0..groups {
             // Vectors one by one, as norms do it.
@@ -120,6 +137,8 @@ fn product(
             groups,
             w: packed.as_ptr().cast(),
             w_scales: scales.as_ptr(),
+            rest: rest.as_ptr().cast(),
+            rest_scales: rest_scales.as_ptr(),
             bias: bias.map_or(std::ptr::null(), |b| b.as_ptr()),
             x: quantized.as_ptr().cast(),
             vectors: tokens / kernel.lanes(),
@@ -154,6 +173,14 @@ fn products_over_odd_shapes() {
                                 .collect(),
                         };
                         let (bias, before) = (noise.vec(rows), noise.vec(rows * tokens));
+                        let groups =
+                            || (0..inputs).step_by(kernel.group()).map(|f| f..(f + kernel.group()).min(inputs));
+                        let weights: Vec<Vec<Group>> =
+                            (0..rows).map(|r| groups().map(|group| w.group(r, group)).collect()).collect();
+                        let quantized = |group: std::ops::Range<usize>| {
+                            (0..tokens).map(|t| quantized(&x, tokens, t, kernel.lanes(), group.clone())).collect()
+                        };
+                        let activations: Vec<Vec<Group>> = groups().map(quantized).collect();
                         for (with_bias, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
                             let mut c = before.clone();
                             c.push(7.0);
@@ -161,19 +188,16 @@ fn products_over_odd_shapes() {
                             product(kernel, &w, rows, &x, tokens, bias, accumulate, &mut c);
                             assert_eq!(c.pop(), Some(7.0), "{} wrote beyond its rows", kernel.name());
                             for r in 0..rows {
-                                let weights: Vec<_> = (0..inputs)
-                                    .step_by(kernel.group())
-                                    .map(|f| w.group(r, f..(f + kernel.group()).min(inputs)))
-                                    .collect();
                                 for t in 0..tokens {
                                     let mut expected = if accumulate { f64::from(before[r * tokens + t]) } else { 0.0 };
                                     expected += bias.map_or(0.0, |b| f64::from(b[r]));
-                                    for (g, (quants, scale)) in weights.iter().enumerate() {
-                                        let first = g * kernel.group();
-                                        let (xs, x_scale) =
-                                            quantized(&x, tokens, t, kernel.lanes(), first..first + quants.len());
-                                        let sum: f64 = quants.iter().zip(&xs).map(|(w, x)| w * x).sum();
-                                        expected += sum * scale * x_scale;
+                                    for (w, xs) in weights[r].iter().zip(&activations) {
+                                        // One token of a panel makes all its tokens have the weights' second part.
+                                        let fine = if xs.iter().any(|x| x.split) { 1.0 } else { 0.0 };
+                                        let product =
+                                            |(w, x): (&[f64; 2], &[f64; 2])| w[0] * (x[0] + x[1]) + fine * w[1] * x[0];
+                                        let sum: f64 = w.parts.iter().zip(&xs[t].parts).map(product).sum();
+                                        expected += sum * w.scale * xs[t].scale;
                                     }
                                     let got = f64::from(c[r * tokens + t]);
                                     let limit = 1e-5 * expected.abs().max(10.0);
