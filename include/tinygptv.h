@@ -64,6 +64,17 @@
 #define TGV_PROFILE_FAST 1
 
 /**
+ * Images are encoded as exactly as the weights deserve: those of 8-bit weights with activations rounded to 8 bits too, which
+ * is several times faster.
+ */
+#define TGV_PRECISION_AUTO 0
+
+/**
+ * Images are encoded in single precision whatever the weights are.
+ */
+#define TGV_PRECISION_EXACT 1
+
+/**
  * Pixel layout: red, green, blue; one byte each.
  */
 #define TGV_PIXELS_RGB 1
@@ -226,6 +237,19 @@ typedef struct tgv_model_params {
    * works too and is left alone. Linux and Android only.
    */
   uint64_t processor_mask;
+  /**
+   * Private bytes that the model and its sessions may take together: what would take more is refused before it is
+   * allocated, with the plan in the message. 0 is no limit. See tgv_model_plan.
+   */
+  uint64_t memory_limit;
+  /**
+   * How exactly images are encoded: TGV_PRECISION_....
+   */
+  int32_t precision;
+  /**
+   * Always 0.
+   */
+  int32_t reserved;
 } tgv_model_params;
 
 /**
@@ -512,6 +536,41 @@ typedef struct tgv_rank_params {
  * after it has returned. Return 0 to go on, anything else to leave the other questions unanswered.
  */
 typedef int32_t (*tgv_answer_callback)(size_t index, const char *answer, size_t length, int32_t finish, void *user_data);
+
+/**
+ * How much memory a model and its sessions take, in bytes. Initialise with TGV_MEMORY_PLAN_INIT.
+ */
+typedef struct tgv_memory_plan {
+  /**
+   * sizeof(tgv_memory_plan), set by the INIT macro.
+   */
+  size_t struct_size;
+  /**
+   * Pages of the two files, which the system may drop at any time and shares between processes.
+   */
+  uint64_t mapped_bytes;
+  /**
+   * Private: a loaded model.
+   */
+  uint64_t model_bytes;
+  /**
+   * Private: the embedding cache when it is full.
+   */
+  uint64_t cache_bytes;
+  /**
+   * Private: encoding an image, while it lasts.
+   */
+  uint64_t encode_bytes;
+  /**
+   * Private: one session with the given context. Most of it is the KV cache, which on Linux and Android takes memory only
+   * as it is filled.
+   */
+  uint64_t session_bytes;
+  /**
+   * Private: all of that, with one session. This is what memory_limit is compared with.
+   */
+  uint64_t private_bytes;
+} tgv_memory_plan;
 
 /**
  * One box, in pixels of the picture. Initialise with TGV_BOX_INIT.
@@ -1061,6 +1120,27 @@ tgv_status tgv_session_ask_each(struct tgv_session *session,
                                 void *user_data);
 
 /**
+ * Tells how much memory a model and a session would take, from the files' headers: nothing is loaded.
+ *
+ * @param decoder_path    as for tgv_model_load
+ * @param vision_path     as for tgv_model_load
+ * @param model_params    NULL for defaults
+ * @param session_params  context and kv_type count; NULL for defaults
+ * @param out_plan        initialised with TGV_MEMORY_PLAN_INIT; untouched on failure
+ *
+ * The KV cache and the encoder's memory are exact, the rest are upper estimates.
+ *
+ * Errors: as for tgv_model_load and tgv_session_create.
+ *
+ * Thread-safety: any thread.
+ */
+tgv_status tgv_model_plan(const char *decoder_path,
+                          const char *vision_path,
+                          const struct tgv_model_params *model_params,
+                          const struct tgv_session_params *session_params,
+                          struct tgv_memory_plan *out_plan);
+
+/**
  * Starts a list of the boxes that an answer about `image` names. Feed it the answer with tgv_boxes_push, in one piece or
  * from the text callback.
  *
@@ -1125,7 +1205,8 @@ void tgv_boxes_free(struct tgv_boxes *boxes);
 #endif  /* TINYGPTV_H */
 
 /* Initialisers: every field zero but the size. */
-#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL, 0, 0, 0 }
+#define TGV_MODEL_PARAMS_INIT { sizeof(tgv_model_params), 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0 }
+#define TGV_MEMORY_PLAN_INIT { sizeof(tgv_memory_plan), 0, 0, 0, 0, 0, 0 }
 #define TGV_MODEL_INFO_INIT { sizeof(tgv_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -278,6 +278,7 @@ inline Result<void> set_log_callback(LogCallback callback) {
 
 /// Figures of a model, of an answer.
 using ModelInfo = tgv_model_info;
+using MemoryPlan = tgv_memory_plan;
 using Statistics = tgv_statistics;
 
 /// How tokens are chosen: greedy, or the fields of tgv_sampling_params.
@@ -300,7 +301,22 @@ struct ModelOptions {
     std::int32_t embedding_cache_mb = 0;
     std::int32_t profile = TGV_PROFILE_MAPPED;
     std::uint64_t processor_mask = 0;
+    std::uint64_t memory_limit = 0;
+    std::int32_t precision = TGV_PRECISION_AUTO;
     ProgressCallback on_progress;
+
+    /// As the C API takes them, without the callback.
+    tgv_model_params params() const noexcept {
+        tgv_model_params params = TGV_MODEL_PARAMS_INIT;
+        params.threads = threads;
+        params.gpu_layers = gpu_layers;
+        params.embedding_cache_mb = embedding_cache_mb;
+        params.profile = profile;
+        params.processor_mask = processor_mask;
+        params.memory_limit = memory_limit;
+        params.precision = precision;
+        return params;
+    }
 };
 
 /// How a session works; see tgv_session_params.
@@ -383,12 +399,7 @@ public:
         const detail::Text decoder(decoder_path), vision(vision_path);
         if (!decoder.valid() || !vision.valid()) TGV_HPP_FAIL(detail::zero_byte());
         detail::Progress progress(options.on_progress);
-        tgv_model_params params = TGV_MODEL_PARAMS_INIT;
-        params.threads = options.threads;
-        params.gpu_layers = options.gpu_layers;
-        params.embedding_cache_mb = options.embedding_cache_mb;
-        params.profile = options.profile;
-        params.processor_mask = options.processor_mask;
+        tgv_model_params params = options.params();
         params.on_progress = progress ? detail::on_progress : nullptr;
         params.user_data = &progress;
         tgv_model *model = nullptr;
@@ -396,6 +407,21 @@ public:
         Model owner(model);
         progress.rethrow();
         return detail::give(status, std::move(owner));
+    }
+
+    /// How much memory a model and a session would take, from the files' headers: nothing is loaded. Of the session's options
+    /// context and kv_type count.
+    static Result<MemoryPlan> plan(std::string_view decoder_path, std::optional<std::string> vision_path,
+                                   const ModelOptions &options = {}, const SessionOptions &session = {}) {
+        const detail::Text decoder(decoder_path), vision(vision_path);
+        if (!decoder.valid() || !vision.valid()) TGV_HPP_FAIL(detail::zero_byte());
+        const tgv_model_params model_params = options.params();
+        tgv_session_params session_params = TGV_SESSION_PARAMS_INIT;
+        session_params.context = session.context;
+        session_params.kv_type = session.kv_type;
+        MemoryPlan plan = TGV_MEMORY_PLAN_INIT;
+        const tgv_status status = tgv_model_plan(decoder.get(), vision.get(), &model_params, &session_params, &plan);
+        return detail::give(status, plan);
     }
 
     Result<ModelInfo> info() const {

@@ -49,6 +49,7 @@ pub mod image;
 pub mod log;
 pub mod model;
 mod panics;
+pub mod plan;
 pub mod processors;
 pub mod prompt;
 pub mod session;

@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{self, EmbeddingCache};
-use crate::decoder::{DecoderModel, LoadOptions, Sampling};
+use crate::decoder::{self, DecoderModel, LoadOptions, Sampling};
 use crate::embedding::Embedding;
 use crate::embedding_file::{self, VisionId};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::Image;
 use crate::log::{self, Level};
+use crate::plan::{self, Budget, MemoryPlan};
 use crate::processors::{default_threads, ProcessorMask};
 use crate::prompt::Templates;
+use crate::session::SessionOptions;
 use crate::threads::ThreadPool;
 use crate::tokenizer::Tokenizer;
-use crate::vision::{Control, VisionEncoder};
+use crate::vision::{Control, Precision, VisionEncoder};
 
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,10 @@ pub struct ModelOptions {
     pub profile: Profile,
     /// Decoder layers to put on a GPU, in builds with a GPU feature.
     pub gpu_layers: u32,
+    /// How exactly images are encoded.
+    pub precision: Precision,
+    /// Private bytes that the model and its sessions may take together, as [`crate::plan::plan`] tells them; 0 is no limit.
+    pub memory_limit: u64,
     /// Bytes of image embeddings to keep, so that the same picture is not encoded twice: 32 MiB by default, 0 keeps none.
     pub embedding_cache: Option<usize>,
 }
@@ -44,6 +50,19 @@ pub enum Profile {
 }
 
 const DEFAULT_EMBEDDING_CACHE: usize = 32 << 20;
+
+impl ModelOptions {
+    pub(crate) fn threads(&self) -> usize {
+        match self.threads {
+            0 => default_threads(),
+            n => n.min(512),
+        }
+    }
+
+    pub(crate) fn embedding_cache_bytes(&self) -> usize {
+        self.embedding_cache.unwrap_or(DEFAULT_EMBEDDING_CACHE)
+    }
+}
 
 /// Figures of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +102,8 @@ pub struct Model {
     chat_sampling: Sampling,
     info: ModelInfo,
     cache: EmbeddingCache,
+    plan: MemoryPlan,
+    budget: Arc<Budget>,
     /// Tells the vision encoder's embeddings from another one's; see [`Model::save_embedding`].
     vision_id: Option<VisionId>,
 }
@@ -114,22 +135,33 @@ impl Model {
             check_roles(&decoder_file, vision_file)?;
         }
 
+        let decoder_info = decoder::validate(&decoder_file)?;
+        let threads = options.threads();
+        let encoder = match &vision_file {
+            Some(file) => {
+                let pool = Arc::new(options.processors.run(|| ThreadPool::new(threads))?);
+                Some(VisionEncoder::load_with(file, pool, options.precision)?)
+            }
+            None => None,
+        };
+        let mut plan = plan::of_decoder(&decoder_file, options, &decoder::shape_of(&decoder_file, &decoder_info));
+        if let (Some(file), Some(encoder)) = (&vision_file, &encoder) {
+            plan::add_vision(&mut plan, file, encoder, options);
+        }
+        let budget = Arc::new(Budget::new(options.memory_limit, plan)?);
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,
             repack: options.profile == Profile::Fast,
             processors: options.processors,
         };
         let mut on_decoder = |fraction: f32| progress(fraction * DECODER_SHARE);
-        let decoder = Arc::new(DecoderModel::load(&decoder_file, &decoder_options, &mut on_decoder)?);
+        let decoder =
+            Arc::new(DecoderModel::load_checked(&decoder_file, decoder_info, &decoder_options, &mut on_decoder)?);
         let tokenizer = Tokenizer::new(&decoder_file, decoder.clone())?;
         if tokenizer.is_fallback() {
             log::message(Level::Info, "the vocabulary is not GPT-2's kind: llama.cpp tokenises");
         }
 
-        let threads = match options.threads {
-            0 => default_threads(),
-            n => n.min(512),
-        };
         let mut info = ModelInfo {
             name: model_name(&decoder_file),
             architecture: decoder.info().architecture.clone(),
@@ -147,9 +179,7 @@ impl Model {
         let mut templates = Templates::text_only();
         let mut chat_sampling = Sampling { greedy: false, ..Sampling::default() };
         let mut vision = None;
-        if let Some(file) = &vision_file {
-            let pool = options.processors.run(|| ThreadPool::new(threads))?;
-            let encoder = VisionEncoder::load(file, Arc::new(pool))?;
+        if let (Some(file), Some(encoder)) = (&vision_file, encoder) {
             if encoder.dims().projection_dim != decoder.width() {
                 return Err(Error::ModelMismatch(format!(
                     "the vision file '{}' makes vectors of {} floats and the decoder '{}' takes {}; use the two files of \
@@ -171,9 +201,20 @@ impl Model {
         if !progress(1.0) {
             return Err(Error::Cancelled);
         }
-        let cache = EmbeddingCache::new(options.embedding_cache.unwrap_or(DEFAULT_EMBEDDING_CACHE));
+        let cache = EmbeddingCache::new(options.embedding_cache_bytes());
         let vision_id = vision_file.as_ref().map(VisionId::of);
-        Ok(Arc::new(Model { decoder, tokenizer, vision, templates, chat_sampling, info, cache, vision_id }))
+        Ok(Arc::new(Model {
+            decoder,
+            tokenizer,
+            vision,
+            templates,
+            chat_sampling,
+            info,
+            cache,
+            plan,
+            budget,
+            vision_id,
+        }))
     }
 
     /// Figures of the model.
@@ -294,6 +335,19 @@ impl Model {
     /// Random sampling as the reference chat of this model's stage does it.
     pub fn chat_sampling(&self) -> Sampling {
         self.chat_sampling
+    }
+
+    /// How much memory the model takes, and a session with these options.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a context that is too long.
+    pub fn plan(&self, session: &SessionOptions) -> Result<MemoryPlan> {
+        let context = session.context(self.info.context_length)?;
+        Ok(MemoryPlan { session: self.decoder.session_bytes(context, session.kv_type), ..self.plan })
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     pub(crate) fn decoder(&self) -> &Arc<DecoderModel> {

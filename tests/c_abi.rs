@@ -334,6 +334,11 @@ fn load_options() {
 }
 
 #[test]
+fn plan() {
+    succeeds("plan", Arguments::short());
+}
+
+#[test]
 fn tasks() {
     succeeds("tasks", Arguments::short());
 }

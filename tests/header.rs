@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns in the order of the header.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "version",
     "error",
     "log",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 12] = [
     "constraint",
     "rank",
     "batch",
+    "plan",
     "grounding",
 ];
 

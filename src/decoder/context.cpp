@@ -4,11 +4,55 @@
 
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "llama-kv-cache.h"
+#include "llama-model.h"
 
 #include <memory>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 using tgvi::guarded;
+
+namespace {
+
+// llama.cpp clears a new KV cache, which makes all of it resident. Given back, its pages are still zero but take memory only
+// when positions are evaluated.
+void release_empty_pages(const llama_context * context, const llama_model * model) {
+#if defined(__linux__)
+    const auto * cache = dynamic_cast<const llama_kv_cache *>(llama_get_memory(context));
+    if (cache == nullptr) {
+        return;
+    }
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+    for (int32_t il = 0; il < llama_model_n_layer(model); ++il) {
+        const ggml_tensor * keys = nullptr;
+        try {
+            keys = cache->get_k_storage(il);
+        } catch (const std::out_of_range &) {
+            // A layer without a cache of its own.
+        }
+        if (keys == nullptr || keys->buffer == nullptr || !ggml_backend_buffer_is_host(keys->buffer)) {
+            continue;
+        }
+        // The buffer of all layers that share it: advising again costs nothing.
+        const uintptr_t base  = uintptr_t(ggml_backend_buffer_get_base(keys->buffer));
+        const uintptr_t first = (base + page - 1) / page * page;
+        const uintptr_t end   = (base + ggml_backend_buffer_get_size(keys->buffer)) / page * page;
+        if (first < end) {
+            madvise(reinterpret_cast<void *>(first), end - first, MADV_DONTNEED);
+        }
+    }
+#else
+    (void) context;
+    (void) model;
+#endif
+}
+
+}  // namespace
 
 int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,
                       char * error, size_t error_size) {
@@ -43,6 +87,7 @@ tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params 
         if (context->llama == nullptr) {
             throw std::runtime_error("the context could not be created");
         }
+        release_empty_pages(context->llama, model);
         // Our own pool: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
         ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
         pool_params.poll                   = 0;

@@ -32,10 +32,11 @@ use trace::LayerTrace;
 pub use branches::{BranchSlot, Branches};
 pub use grammar::Grammar;
 pub use sampler::{Sampler, Sampling};
-pub use validate::DecoderInfo;
+pub(crate) use validate::{shape_of, validate};
+pub use validate::{DecoderInfo, Shape};
 
 /// Most positions that one pass of llama.cpp's graph takes.
-const MICRO_BATCH: usize = 512;
+pub(crate) const MICRO_BATCH: usize = 512;
 
 /// Numbers of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub enum KvType {
 const MAX_BRANCHES: usize = 16;
 
 /// Most positions of one pass whose logits can be read. Each costs a vocabulary's worth of floats.
-const MAX_OUTPUTS: usize = 64;
+pub(crate) const MAX_OUTPUTS: usize = 64;
 
 /// How a context is made.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +100,7 @@ pub struct LoadOptions {
 /// Weights and vocabulary, shared by all sessions of a model.
 pub struct DecoderModel {
     processors: ProcessorMask,
+    shape: Shape,
     llama: LlamaModel,
     info: DecoderInfo,
     width: usize,
@@ -128,8 +130,17 @@ impl DecoderModel {
     /// Validates the file and loads it through llama.cpp, memory-mapped. `progress` gets fractions and may ask to stop, which
     /// gives `Error::Cancelled`.
     pub fn load(gguf: &Gguf, options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool) -> Result<DecoderModel> {
+        DecoderModel::load_checked(gguf, validate(gguf)?, options, progress)
+    }
+
+    /// `load` of a file that was validated before.
+    pub(crate) fn load_checked(
+        gguf: &Gguf,
+        info: DecoderInfo,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<DecoderModel> {
         backend::init()?;
-        let info = validate::validate(gguf)?;
         let path = path_to_c(gguf.path())?;
         let mut bridge = ProgressBridge { progress, panicked: false };
         // SAFETY: plain data.
@@ -167,12 +178,18 @@ impl DecoderModel {
         let width = llama.n_embd().max(0) as usize;
         // SAFETY: the model is alive.
         let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
-        Ok(DecoderModel { processors: options.processors, llama, info, width, context_length })
+        let shape = shape_of(gguf, &info);
+        Ok(DecoderModel { processors: options.processors, shape, llama, info, width, context_length })
     }
 
     fn as_ptr(&self) -> *mut llama::llama_model {
         // SAFETY: the same layout as in `load`; the pointer is only lent.
         unsafe { std::mem::transmute_copy::<LlamaModel, NonNull<llama::llama_model>>(&self.llama) }.as_ptr()
+    }
+
+    /// Sizes that decide how much memory a context takes.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// What the metadata say.

@@ -30,6 +30,49 @@ pub struct DecoderInfo {
     pub post_norm_eps: f32,
 }
 
+/// Sizes that decide how much memory a context takes; for architectures other than phi2 as far as the file names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Layers.
+    pub layers: u64,
+    /// Width of the residual stream.
+    pub width: u64,
+    /// Width inside the MLP.
+    pub feed_forward: u64,
+    /// Attention heads.
+    pub heads: u64,
+    /// Numbers that a layer's KV cache holds for a position: keys and values of all key/value heads.
+    pub kv_width: u64,
+    /// Tokens.
+    pub vocabulary: u64,
+    /// Positions the model was trained for.
+    pub context: usize,
+}
+
+/// The sizes of a validated decoder file.
+pub(crate) fn shape_of(gguf: &Gguf, info: &DecoderInfo) -> Shape {
+    // Some architectures have a number for each layer: the largest counts.
+    let number = |name: &str| {
+        let key = format!("{}.{name}", info.architecture);
+        let single = gguf.u32(&key).ok().map(u64::from);
+        single.or_else(|| gguf.i32_array(&key).ok()?.into_iter().max().map(|n| n.max(0) as u64))
+    };
+    let width = number("embedding_length").unwrap_or(0);
+    let heads = number("attention.head_count").unwrap_or(1).max(1);
+    let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
+    let key = number("attention.key_length").unwrap_or(width / heads);
+    let value = number("attention.value_length").unwrap_or(width / heads);
+    Shape {
+        layers: number("block_count").unwrap_or(0),
+        width,
+        feed_forward: number("feed_forward_length").unwrap_or(4 * width),
+        heads,
+        kv_width: kv_heads.saturating_mul(key.saturating_add(value)),
+        vocabulary: info.n_vocab as u64,
+        context: number("context_length").unwrap_or(0) as usize,
+    }
+}
+
 /// Reads and checks the metadata, the vocabulary and, for phi2, every tensor's name, shape and type.
 pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
     let architecture = gguf.str("general.architecture")?.to_owned();

@@ -14,6 +14,7 @@ mod grounding;
 mod image;
 mod log;
 mod model;
+mod plan;
 mod rank;
 mod session;
 mod version;

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::boundary::{
-    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
-    write_result, Handle, SizedStruct,
+    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
+    tgv_progress_callback, write_result, Handle, SizedStruct,
 };
 use super::error::{c_string, tgv_status};
 use crate::error::{Error, Result};
 use crate::model::{Model, ModelOptions, Profile};
 use crate::processors::ProcessorMask;
+use crate::vision::Precision;
 
 /// A loaded model. Immutable: any number of threads and sessions may use it at once.
 pub struct tgv_model {
@@ -36,6 +37,12 @@ pub const TGV_PROFILE_MAPPED: i32 = 0;
 /// and private memory of the decoder file's size.
 pub const TGV_PROFILE_FAST: i32 = 1;
 
+/// Images are encoded as exactly as the weights deserve: those of 8-bit weights with activations rounded to 8 bits too, which
+/// is several times faster.
+pub const TGV_PRECISION_AUTO: i32 = 0;
+/// Images are encoded in single precision whatever the weights are.
+pub const TGV_PRECISION_EXACT: i32 = 1;
+
 /// How to load a model. Initialise with TGV_MODEL_PARAMS_INIT; zero means default in every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -57,6 +64,13 @@ pub struct tgv_model_params {
     /// Processors that the library's own threads are bound to, the lowest bit for processor 0; 0 is all. The calling thread
     /// works too and is left alone. Linux and Android only.
     pub processor_mask: u64,
+    /// Private bytes that the model and its sessions may take together: what would take more is refused before it is
+    /// allocated, with the plan in the message. 0 is no limit. See tgv_model_plan.
+    pub memory_limit: u64,
+    /// How exactly images are encoded: TGV_PRECISION_....
+    pub precision: i32,
+    /// Always 0.
+    pub reserved: i32,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -110,6 +124,30 @@ fn embedding_cache(megabytes: i32) -> Result<Option<usize>> {
     }
 }
 
+pub(super) fn model_options(params: &tgv_model_params) -> Result<ModelOptions> {
+    require_zero(params.reserved, tgv_model_params::NAME)?;
+    let none_of = |name: &str, value: i32| {
+        Err(Error::InvalidArgument(format!("{name} {value} is none of TGV_{}_...", name.to_uppercase())))
+    };
+    Ok(ModelOptions {
+        threads: count(params.threads, "threads")?,
+        gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32,
+        embedding_cache: embedding_cache(params.embedding_cache_mb)?,
+        processors: ProcessorMask(params.processor_mask),
+        memory_limit: params.memory_limit,
+        profile: match params.profile {
+            TGV_PROFILE_MAPPED => Profile::Mapped,
+            TGV_PROFILE_FAST => Profile::Fast,
+            other => return none_of("profile", other),
+        },
+        precision: match params.precision {
+            TGV_PRECISION_AUTO => Precision::Auto,
+            TGV_PRECISION_EXACT => Precision::Exact,
+            other => return none_of("precision", other),
+        },
+    })
+}
+
 /// Loads a model from its two GGUF files. Both are checked completely before they are used, then memory-mapped: they must
 /// not be changed while the model lives.
 ///
@@ -139,17 +177,7 @@ pub unsafe extern "C" fn tgv_model_load(
                 read_options(params)?,
             )
         };
-        let options = ModelOptions {
-            threads: count(params.threads, "threads")?,
-            gpu_layers: count(params.gpu_layers, "gpu_layers")? as u32,
-            embedding_cache: embedding_cache(params.embedding_cache_mb)?,
-            processors: ProcessorMask(params.processor_mask),
-            profile: match params.profile {
-                TGV_PROFILE_MAPPED => Profile::Mapped,
-                TGV_PROFILE_FAST => Profile::Fast,
-                other => return Err(Error::InvalidArgument(format!("profile {other} is none of TGV_PROFILE_..."))),
-            },
-        };
+        let options = model_options(&params)?;
         let mut progress = progress_closure(params.on_progress, params.user_data);
         let model =
             Model::load_with_progress(Path::new(decoder_path), vision_path.map(Path::new), &options, &mut progress)?;

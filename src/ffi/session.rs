@@ -253,6 +253,19 @@ fn random_seed() -> u32 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
 }
 
+/// What decides how much memory a session takes; the rest is default.
+pub(super) fn context_options(params: &tgv_session_params) -> Result<SessionOptions> {
+    Ok(SessionOptions {
+        context: count(params.context, "context")?,
+        kv_type: match params.kv_type {
+            TGV_KV_F16 => KvType::F16,
+            TGV_KV_F32 => KvType::F32,
+            other => return Err(Error::InvalidArgument(format!("kv_type {other} is none of TGV_KV_..."))),
+        },
+        ..SessionOptions::default()
+    })
+}
+
 unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<SessionOptions> {
     require_zero(params.reserved, tgv_session_params::NAME)?;
     // SAFETY: the caller's promises of the C documentation.
@@ -271,7 +284,6 @@ unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<
     }
     let owned = |text: Option<&str>| text.map(str::to_owned);
     Ok(SessionOptions {
-        context: count(params.context, "context")?,
         threads: count(params.threads, "threads")?,
         template: owned(template),
         template_text: owned(template_text),
@@ -280,16 +292,12 @@ unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<
         stops: stops.into_iter().map(str::to_owned).collect(),
         max_new_tokens: count(params.max_new_tokens, "max_new_tokens")?,
         sampling: sampling_of(&sampling, model.chat_sampling())?,
-        kv_type: match params.kv_type {
-            TGV_KV_F16 => KvType::F16,
-            TGV_KV_F32 => KvType::F32,
-            other => return Err(Error::InvalidArgument(format!("kv_type {other} is none of TGV_KV_..."))),
-        },
         when_full: match params.when_full {
             TGV_WHEN_FULL_FAIL => WhenFull::Fail,
             TGV_WHEN_FULL_DROP_OLDEST => WhenFull::DropOldest,
             other => return Err(Error::InvalidArgument(format!("when_full {other} is none of TGV_WHEN_FULL_..."))),
         },
+        ..context_options(params)?
     })
 }
 

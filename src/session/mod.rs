@@ -21,6 +21,7 @@ use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::model::Model;
+use crate::plan::Share;
 use crate::vision::Control;
 
 pub use constraint::Constraint;
@@ -43,6 +44,8 @@ impl CancelHandle {
 pub struct Session {
     model: Arc<Model>,
     decoder: Decoder,
+    /// Given back with the session.
+    _memory: Share,
     stops: Vec<String>,
     max_new_tokens: usize,
     sampling: Sampling,
@@ -60,26 +63,21 @@ impl Session {
     /// Starts a conversation.
     ///
     /// # Errors
-    /// `InvalidArgument` for options out of range, `OutOfMemory` when the context cannot be had.
+    /// `InvalidArgument` for options out of range, `OutOfMemory` when the context cannot be had or is beyond the model's memory limit.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Session> {
-        let trained = model.info().context_length;
-        let context = if options.context == 0 { trained.min(options::MAX_DEFAULT_CONTEXT) } else { options.context };
-        if context > trained {
-            return Err(Error::InvalidArgument(format!(
-                "a context of {context} is longer than the {trained} positions this model was trained for; ask for less, or \
-                 0 for all"
-            )));
-        }
+        let context = options.context(model.info().context_length)?;
         options.sampling.validate()?;
         let template = options.template(model.templates())?;
         let system = options.system.clone().unwrap_or_else(|| template.system.clone());
         let stops = model.templates().stops().iter().chain(&options.stops).cloned().collect();
         let threads = options::decoder_threads(options.threads, &model);
         let cancel = Arc::new(AtomicBool::new(false));
+        let memory = model.budget().take(model.decoder().session_bytes(context, options.kv_type))?;
         let decoder_options = DecoderOptions { capacity: context, threads, kv_type: options.kv_type };
         let decoder = Decoder::new(model.decoder().clone(), &decoder_options, cancel.clone())?;
         Ok(Session {
             decoder,
+            _memory: memory,
             stops,
             max_new_tokens: match options.max_new_tokens {
                 0 => options::DEFAULT_MAX_NEW_TOKENS,

@@ -9,7 +9,7 @@ use crate::prompt::{Template, Templates};
 pub(super) const DEFAULT_MAX_NEW_TOKENS: usize = 300;
 
 /// Longest context that nobody asked for: models trained for very long ones would take all memory.
-pub(super) const MAX_DEFAULT_CONTEXT: usize = 4096;
+const MAX_DEFAULT_CONTEXT: usize = 4096;
 /// Below this many weights a decoder's layers take less time than waking and awaiting a second thread.
 const PARALLEL_PARAMETERS: u64 = 50_000_000;
 
@@ -63,6 +63,21 @@ pub enum WhenFull {
 }
 
 impl SessionOptions {
+    /// Positions of the context, for a model trained for `trained`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for more than that.
+    pub(crate) fn context(&self, trained: usize) -> Result<usize> {
+        let context = if self.context == 0 { trained.min(MAX_DEFAULT_CONTEXT) } else { self.context };
+        if context > trained {
+            return Err(Error::InvalidArgument(format!(
+                "a context of {context} is longer than the {trained} positions this model was trained for; ask for less, or \
+                 0 for all"
+            )));
+        }
+        Ok(context)
+    }
+
     /// The template these options ask for.
     pub(super) fn template(&self, templates: &Templates) -> Result<Template> {
         let named = templates.get(self.template.as_deref())?;

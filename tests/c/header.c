@@ -46,6 +46,9 @@ CONSTANT(TGV_SAMPLING_RANDOM, 1);
 CONSTANT(TGV_PROFILE_MAPPED, 0);
 CONSTANT(TGV_PROFILE_FAST, 1);
 
+CONSTANT(TGV_PRECISION_AUTO, 0);
+CONSTANT(TGV_PRECISION_EXACT, 1);
+
 CONSTANT(TGV_WHEN_FULL_FAIL, 0);
 CONSTANT(TGV_WHEN_FULL_DROP_OLDEST, 1);
 
@@ -66,7 +69,7 @@ AT_COMPILE_TIME(status_is_four_bytes, sizeof(tgv_status) == 4 && (tgv_status)-1 
 #define FIELD(type, field, offset, size) \
     AT_COMPILE_TIME(type##_##field, offsetof(type, field) == (offset) && sizeof(((type *)0)->field) == (size))
 
-STRUCT(tgv_model_params, 48);
+STRUCT(tgv_model_params, 64);
 FIELD(tgv_model_params, struct_size, 0, 8);
 FIELD(tgv_model_params, threads, 8, 4);
 FIELD(tgv_model_params, gpu_layers, 12, 4);
@@ -75,6 +78,9 @@ FIELD(tgv_model_params, user_data, 24, 8);
 FIELD(tgv_model_params, embedding_cache_mb, 32, 4);
 FIELD(tgv_model_params, profile, 36, 4);
 FIELD(tgv_model_params, processor_mask, 40, 8);
+FIELD(tgv_model_params, memory_limit, 48, 8);
+FIELD(tgv_model_params, precision, 56, 4);
+FIELD(tgv_model_params, reserved, 60, 4);
 
 STRUCT(tgv_model_info, 64);
 FIELD(tgv_model_info, struct_size, 0, 8);
@@ -89,6 +95,15 @@ FIELD(tgv_model_info, reserved, 36, 4);
 FIELD(tgv_model_info, decoder_parameters, 40, 8);
 FIELD(tgv_model_info, decoder_bytes, 48, 8);
 FIELD(tgv_model_info, vision_bytes, 56, 8);
+
+STRUCT(tgv_memory_plan, 56);
+FIELD(tgv_memory_plan, struct_size, 0, 8);
+FIELD(tgv_memory_plan, mapped_bytes, 8, 8);
+FIELD(tgv_memory_plan, model_bytes, 16, 8);
+FIELD(tgv_memory_plan, cache_bytes, 24, 8);
+FIELD(tgv_memory_plan, encode_bytes, 32, 8);
+FIELD(tgv_memory_plan, session_bytes, 40, 8);
+FIELD(tgv_memory_plan, private_bytes, 48, 8);
 
 STRUCT(tgv_encode_params, 24);
 FIELD(tgv_encode_params, struct_size, 0, 8);
@@ -169,6 +184,8 @@ struct functions {
     size_t (*model_template_count)(const tgv_model *);
     const char *(*model_template_name)(const tgv_model *, size_t);
     tgv_status (*model_count_tokens)(const tgv_model *, const char *, size_t *);
+    tgv_status (*model_plan)(const char *, const char *, const tgv_model_params *, const tgv_session_params *,
+                             tgv_memory_plan *);
     tgv_status (*model_get_cache_size)(const tgv_model *, size_t *, size_t *);
     tgv_status (*image_from_file)(const char *, tgv_image **);
     tgv_status (*image_from_memory)(const void *, size_t, tgv_image **);
@@ -216,6 +233,7 @@ static const struct functions functions = {
     tgv_model_template_count,
     tgv_model_template_name,
     tgv_model_count_tokens,
+    tgv_model_plan,
     tgv_model_get_cache_size,
     tgv_image_from_file,
     tgv_image_from_memory,
@@ -322,6 +340,7 @@ int main(void)
     CHECK_INIT(tgv_session_params, TGV_SESSION_PARAMS_INIT);
     CHECK_INIT(tgv_statistics, TGV_STATISTICS_INIT);
     CHECK_INIT(tgv_rank_params, TGV_RANK_PARAMS_INIT);
+    CHECK_INIT(tgv_memory_plan, TGV_MEMORY_PLAN_INIT);
     CHECK_INIT(tgv_box, TGV_BOX_INIT);
 
     CHECK(functions.abi_version() == TGV_ABI_VERSION);

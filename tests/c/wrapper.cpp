@@ -92,6 +92,8 @@ static void check_model(const Fixture &f) {
     CHECK(thrown_by([&] { (void)tgv::Model::load(f.decoder, f.vision, options); }) == 1);
 
     CHECK(second.cache_size().count == 0);
+    const tgv::MemoryPlan plan = tgv::Model::plan(f.decoder, f.vision);
+    CHECK(plan.private_bytes > plan.session_bytes && plan.mapped_bytes > 0);
     const tgv::Embedding embedding = tgv::Embedding::encode(second, f.image);
     CHECK(second.cache_size().count == 1 && second.cache_size().bytes > 0);
 }
