@@ -132,6 +132,21 @@
 #define TGV_KV_F32 1
 
 /**
+ * Encoding an image.
+ */
+#define TGV_PHASE_ENCODE 0
+
+/**
+ * Evaluating a prompt.
+ */
+#define TGV_PHASE_PREFILL 1
+
+/**
+ * Generating an answer. Its fraction is that of max_new_tokens: an answer mostly ends before.
+ */
+#define TGV_PHASE_DECODE 2
+
+/**
  * The answer has not been asked for yet.
  */
 #define TGV_FINISH_NONE 0
@@ -368,6 +383,13 @@ typedef struct tgv_sampling_params {
 } tgv_sampling_params;
 
 /**
+ * Gets what a session is doing (TGV_PHASE_...), the fraction of it that is done, and the milliseconds that are left at the
+ * pace so far, -1 as long as it is too early to tell. Called on the thread of the call on the session and never after it
+ * has returned. Return 0 to go on, anything else to stop; the call then returns TGV_ERROR_CANCELLED.
+ */
+typedef int32_t (*tgv_phase_callback)(int32_t phase, float fraction, float remaining_ms, void *user_data);
+
+/**
  * How a session works. Initialise with TGV_SESSION_PARAMS_INIT; zero means default in every field.
  */
 typedef struct tgv_session_params {
@@ -437,6 +459,10 @@ typedef struct tgv_session_params {
    * Always 0.
    */
   int32_t reserved;
+  /**
+   * Hears of every phase of every call on the session, and may ask to stop; gets user_data. May be NULL.
+   */
+  tgv_phase_callback on_phase;
 } tgv_session_params;
 
 /**
@@ -881,6 +907,23 @@ tgv_status tgv_embedding_encode(const struct tgv_model *model,
                                 struct tgv_embedding **out_embedding);
 
 /**
+ * Encodes several images one after the other: all or none.
+ *
+ * @param images          `count` images
+ * @param params          NULL for defaults; the progress is that of all images together
+ * @param out_embeddings  room for `count` embeddings, each to be freed with tgv_embedding_free; untouched on failure
+ *
+ * Errors: TGV_ERROR_CANCELLED, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also for a model without a vision file).
+ *
+ * Thread-safety: any thread; several may encode with one model at once.
+ */
+tgv_status tgv_embedding_encode_each(const struct tgv_model *model,
+                                     const struct tgv_image *const *images,
+                                     size_t count,
+                                     const struct tgv_encode_params *params,
+                                     struct tgv_embedding **out_embeddings);
+
+/**
  * Makes an embedding from floats that tgv_embedding_copy gave, perhaps in an earlier run of the program.
  *
  * @param values  row-major vectors of the model's embedding_width
@@ -945,7 +988,7 @@ tgv_status tgv_embedding_load(const struct tgv_model *model, const char *path, s
 void tgv_embedding_free(struct tgv_embedding *embedding);
 
 /**
- * Starts a conversation. Everything that params points to is copied, but on_progress and user_data.
+ * Starts a conversation. Everything that params points to is copied, but on_progress, on_phase and user_data.
  *
  * @param params       NULL for defaults
  * @param out_session  the new session, to be freed with tgv_session_free; untouched on failure
@@ -1211,7 +1254,7 @@ void tgv_boxes_free(struct tgv_boxes *boxes);
 #define TGV_ENCODE_PARAMS_INIT { sizeof(tgv_encode_params), NULL, NULL }
 #define TGV_SAMPLING_PARAMS_INIT { sizeof(tgv_sampling_params), 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_SESSION_PARAMS_INIT \
-  { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 0, 0 }
+  { sizeof(tgv_session_params), 0, 0, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL }
 #define TGV_RANK_PARAMS_INIT { sizeof(tgv_rank_params), NULL, 0, 0 }
 #define TGV_STATISTICS_INIT { sizeof(tgv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define TGV_BOX_INIT { sizeof(tgv_box), NULL, 0, 0, 0, 0 }

@@ -103,6 +103,8 @@ using Result = T;
 
 /// Gets the fraction done, 0 to 1. False stops the call, which then fails with TGV_ERROR_CANCELLED.
 using ProgressCallback = std::function<bool(float fraction)>;
+/// What a session is doing (TGV_PHASE_...), the fraction done, and the milliseconds left, -1 while it is too early to tell.
+using PhaseCallback = std::function<bool(std::int32_t phase, float fraction, float remaining_ms)>;
 
 /// Gets the next piece of an answer: whole characters, valid during the call. False ends the answer here.
 using TextCallback = std::function<bool(std::string_view text)>;
@@ -205,6 +207,26 @@ private:
 using Progress = Callback<float>;
 using Pieces = Callback<std::string_view>;
 using Answers = Callback<std::size_t, std::string_view, std::int32_t>;
+using Phases = Callback<std::int32_t, float, float>;
+
+/// The callbacks that a session keeps.
+struct Listeners {
+    Progress progress;
+    Phases phases;
+
+    void rethrow() {
+        progress.rethrow();
+        phases.rethrow();
+    }
+};
+
+inline std::int32_t on_session_progress(float fraction, void *listeners) {
+    return static_cast<Listeners *>(listeners)->progress(fraction);
+}
+
+inline std::int32_t on_phase(std::int32_t phase, float fraction, float remaining_ms, void *listeners) {
+    return static_cast<Listeners *>(listeners)->phases(phase, fraction, remaining_ms);
+}
 
 inline std::int32_t on_progress(float fraction, void *progress) { return (*static_cast<Progress *>(progress))(fraction); }
 
@@ -334,6 +356,8 @@ struct SessionOptions {
     Sampling sampling;
     /// Gets the fraction done while add_image encodes.
     ProgressCallback on_progress;
+    /// Hears of every phase of every call on the session.
+    PhaseCallback on_phase;
 };
 
 /// How candidates are ranked; see tgv_rank_params.
@@ -479,6 +503,24 @@ public:
         return detail::give(status, std::move(owner));
     }
 
+    /// Encodes several images one after the other; all or none.
+    static Result<std::vector<Embedding>> encode_each(const Model &model, const std::vector<const Image *> &images,
+                                                      const ProgressCallback &on_progress = {}) {
+        detail::Progress progress(on_progress);
+        tgv_encode_params params = TGV_ENCODE_PARAMS_INIT;
+        params.on_progress = progress ? detail::on_progress : nullptr;
+        params.user_data = &progress;
+        std::vector<const tgv_image *> handles;
+        for (const Image *image : images) handles.push_back(image != nullptr ? image->get() : nullptr);
+        std::vector<tgv_embedding *> found(images.size());
+        const tgv_status status =
+            tgv_embedding_encode_each(model.get(), handles.data(), handles.size(), &params, found.data());
+        std::vector<Embedding> owners;
+        for (tgv_embedding *embedding : found) owners.emplace_back(embedding);
+        progress.rethrow();
+        return detail::give(status, std::move(owners));
+    }
+
     /// From floats that values() gave, perhaps in an earlier run of the program.
     static Result<Embedding> from_values(const Model &model, const std::vector<float> &values) {
         tgv_embedding *embedding = nullptr;
@@ -532,7 +574,8 @@ public:
         if (!template_name.valid() || !system_text.valid() || !template_text.valid() || !image_text.valid() ||
             !stop_texts.valid())
             TGV_HPP_FAIL(detail::zero_byte());
-        auto progress = std::make_unique<detail::Progress>(options.on_progress);
+        std::unique_ptr<detail::Listeners> listeners(
+            new detail::Listeners{detail::Progress(options.on_progress), detail::Phases(options.on_phase)});
         tgv_session_params params = TGV_SESSION_PARAMS_INIT;
         params.context = options.context;
         params.threads = options.threads;
@@ -546,20 +589,21 @@ public:
         params.stop_texts = stop_texts.get();
         params.stop_text_count = stop_texts.size();
         params.sampling = &options.sampling;
-        params.on_progress = *progress ? detail::on_progress : nullptr;
-        params.user_data = progress.get();
+        params.on_progress = listeners->progress ? detail::on_session_progress : nullptr;
+        params.on_phase = listeners->phases ? detail::on_phase : nullptr;
+        params.user_data = listeners.get();
         tgv_session *handle = nullptr;
         const tgv_status status = tgv_session_create(model.get(), &params, &handle);
         if (status != TGV_OK) TGV_HPP_FAIL(Error::last(status));
         Session session(handle);
-        session.progress_ = std::move(progress);
+        session.listeners_ = std::move(listeners);
         return session;
     }
 
     /// Encodes an image and puts it in front of the next question.
     Result<void> add_image(const Image &image) {
         const tgv_status status = tgv_session_add_image(get(), image.get());
-        if (progress_) progress_->rethrow();
+        rethrow();
         return detail::check(status);
     }
 
@@ -577,6 +621,7 @@ public:
         const tgv_status status =
             tgv_session_ask(get(), text.get(), pieces ? detail::on_text : nullptr, &pieces, &answer);
         pieces.rethrow();
+        rethrow();
         return detail::give(status, std::string(answer));
     }
 
@@ -588,6 +633,7 @@ public:
         const tgv_status status = tgv_session_ask_each(get(), texts.get(), texts.size(),
                                                        answers ? detail::on_answer : nullptr, &answers);
         answers.rethrow();
+        rethrow();
         return detail::check(status);
     }
 
@@ -605,6 +651,7 @@ public:
         std::vector<float> losses(candidates.size());
         const tgv_status status =
             tgv_session_rank(get(), text.get(), texts.get(), texts.size(), &params, losses.data());
+        rethrow();
         return detail::give(status, std::move(losses));
     }
 
@@ -645,7 +692,11 @@ public:
 
 private:
     // On the heap, where the library finds it wherever this object is moved.
-    std::unique_ptr<detail::Progress> progress_;
+    void rethrow() {
+        if (listeners_) listeners_->rethrow();
+    }
+
+    std::unique_ptr<detail::Listeners> listeners_;
 };
 
 /// One box in pixels of the picture, and the phrase that it belongs to, "" for none.

@@ -271,6 +271,21 @@ impl Model {
         Ok(embedding)
     }
 
+    /// Encodes several images one after the other; progress is that of all. All or none: after an error none is returned.
+    ///
+    /// # Errors
+    /// As [`Model::encode`].
+    pub fn encode_each(&self, images: &[&Image], control: Control) -> Result<Vec<Arc<Embedding>>> {
+        let Control { cancel, mut progress } = control;
+        let mut embeddings = Vec::with_capacity(images.len());
+        for (i, image) in images.iter().enumerate() {
+            let all = images.len() as f32;
+            let mut tell = |fraction: f32| progress.as_mut().is_none_or(|tell| tell((i as f32 + fraction) / all));
+            embeddings.push(self.encode(image, Control { cancel, progress: Some(&mut tell) })?);
+        }
+        Ok(embeddings)
+    }
+
     /// How many embeddings the cache holds, and their bytes.
     pub fn cached_embeddings(&self) -> (usize, usize) {
         self.cache.size()

@@ -339,6 +339,11 @@ fn plan() {
 }
 
 #[test]
+fn phases() {
+    succeeds("phases", Arguments::short());
+}
+
+#[test]
 fn tasks() {
     succeeds("tasks", Arguments::short());
 }

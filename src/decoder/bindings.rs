@@ -46,6 +46,7 @@ extern "C" {
     ) -> *mut Context;
     pub fn tgvi_context_free(context: *mut Context);
     pub fn tgvi_context_llama(context: *mut Context) -> *mut llama::llama_context;
+    pub fn tgvi_context_nodes(context: *mut Context) -> u32;
     pub fn tgvi_batch_clear(context: *mut Context);
     pub fn tgvi_batch_add_token(
         context: *mut Context,

@@ -101,7 +101,7 @@ impl Branches<'_> {
                 self.lengths[*branch] += 1;
                 entries.push(Entry { sequence: sequence(*branch), position, slot, wants_logits: *wants_logits });
             }
-            self.decoder.submit(entries.into_iter())?;
+            self.decoder.submit(entries.into_iter(), None, (0.0, 1.0))?;
             for (i, _) in pass.iter().enumerate().filter(|(_, s)| s.wants_logits) {
                 on_logits(start + i, self.decoder.logits_row(i as i32)?)?;
             }

@@ -4,6 +4,7 @@
 
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "llama-context.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
@@ -110,6 +111,28 @@ void tgvi_context_free(tgvi_context * context) {
 
 llama_context * tgvi_context_llama(tgvi_context * context) {
     return context->llama;
+}
+
+uint32_t tgvi_context_nodes(tgvi_context * context) {
+    return guarded<uint32_t>(0, nullptr, 0, [&]() {
+        const llm_graph_result * reserved = context->llama->get_gf_res_reserve();
+        ggml_cgraph *            graph    = reserved != nullptr ? reserved->get_gf() : nullptr;
+        uint32_t                 nodes    = 0;
+        for (int i = 0; graph != nullptr && i < ggml_graph_n_nodes(graph); ++i) {
+            switch (ggml_graph_node(graph, i)->op) {
+                // Nothing to compute.
+                case GGML_OP_NONE:
+                case GGML_OP_RESHAPE:
+                case GGML_OP_VIEW:
+                case GGML_OP_PERMUTE:
+                case GGML_OP_TRANSPOSE:
+                    break;
+                default:
+                    ++nodes;
+            }
+        }
+        return nodes;
+    });
 }
 
 void tgvi_batch_clear(tgvi_context * context) {

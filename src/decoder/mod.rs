@@ -9,11 +9,12 @@ mod sampler;
 #[doc(hidden)]
 pub mod trace;
 mod validate;
+mod watch;
 
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
@@ -28,12 +29,14 @@ use crate::gguf::Gguf;
 use crate::log;
 use crate::processors::ProcessorMask;
 use trace::LayerTrace;
+use watch::Watch;
 
 pub use branches::{BranchSlot, Branches};
 pub use grammar::Grammar;
 pub use sampler::{Sampler, Sampling};
 pub(crate) use validate::{shape_of, validate};
 pub use validate::{DecoderInfo, Shape};
+pub use watch::Listener;
 
 /// Most positions that one pass of llama.cpp's graph takes.
 pub(crate) const MICRO_BATCH: usize = 512;
@@ -357,9 +360,9 @@ pub struct Decoder {
     context: NonNull<bindings::Context>,
     model: Arc<DecoderModel>,
     /// Read by llama.cpp's abort callback through a raw pointer, hence kept here.
-    _cancel: Arc<AtomicBool>,
+    watch: Box<Watch>,
     contention: Contention,
-    /// As `_cancel`, for the evaluation callback.
+    /// As `watch`, for the evaluation callback.
     _trace: Option<Arc<LayerTrace>>,
     capacity: usize,
     held: Vec<Slot>,
@@ -390,16 +393,11 @@ unsafe impl Send for NewContext {}
 impl Order {
     fn create(self) -> std::result::Result<NewContext, String> {
         let mut error = ErrorText::new();
-        // SAFETY: the model outlives the context, which holds an Arc of it; so does the abort callback's flag.
+        // SAFETY: the model outlives the context, which holds an Arc of it; so does the watch.
         let context =
             unsafe { bindings::tgvi_context_new(self.model, &self.params, error.0.as_mut_ptr(), error.0.len()) };
         NonNull::new(context).map(|context| NewContext { context }).ok_or_else(|| error.describe())
     }
-}
-
-unsafe extern "C" fn on_abort_check(user_data: *mut c_void) -> bool {
-    // SAFETY: user_data is the AtomicBool that the Decoder keeps alive as long as its context.
-    unsafe { &*user_data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }
 
 impl Decoder {
@@ -442,8 +440,9 @@ impl Decoder {
             // ggml's fused attention rounds to half precision inside.
             params.flash_attn_type = llama::LLAMA_FLASH_ATTN_TYPE_DISABLED;
         }
-        params.abort_callback = Some(on_abort_check);
-        params.abort_callback_data = Arc::as_ptr(&cancel).cast_mut().cast();
+        let watch = Watch::new(cancel);
+        params.abort_callback = Some(Watch::on_node);
+        params.abort_callback_data = (&raw const *watch).cast_mut().cast();
         if let Some(trace) = &trace {
             trace.attach(&mut params);
         }
@@ -455,10 +454,12 @@ impl Decoder {
                 "a context of {capacity} positions could not be created: {problem}; use a smaller context"
             ))
         })?;
+        // SAFETY: the context is alive.
+        watch.expect(unsafe { bindings::tgvi_context_nodes(context.as_ptr()) });
         Ok(Decoder {
             context,
             model,
-            _cancel: cancel,
+            watch,
             contention: Contention::new(n_threads as usize),
             _trace: trace,
             capacity,
@@ -492,6 +493,11 @@ impl Decoder {
     /// the beginning of `slots` is not evaluated again; returns how many positions that saved. After a failure or a
     /// cancellation the context holds what it can vouch for: a beginning of `slots`.
     pub fn evaluate(&mut self, slots: &[Slot]) -> Result<usize> {
+        self.evaluate_with(slots, None)
+    }
+
+    /// `evaluate` with a listener, which may ask to stop: `Error::Cancelled`.
+    pub fn evaluate_with(&mut self, slots: &[Slot], mut listener: Option<&mut Listener>) -> Result<usize> {
         if slots.is_empty() {
             return Err(Error::Internal("nothing to evaluate".into()));
         }
@@ -508,7 +514,11 @@ impl Decoder {
         let mut done = reused;
         for chunk in slots[reused..].chunks(MICRO_BATCH) {
             let last = done + chunk.len() == slots.len();
-            if let Err(e) = self.process(chunk, done, last) {
+            let all = (slots.len() - reused) as f32;
+            let part = ((done - reused) as f32 / all, chunk.len() as f32 / all);
+            // A reborrow for this pass.
+            let listener = listener.as_mut().map(|l| &mut **l as &mut Listener);
+            if let Err(e) = self.process(chunk, done, last, listener, part) {
                 self.forget_from(done);
                 return Err(e);
             }
@@ -524,7 +534,7 @@ impl Decoder {
             return Err(Error::ContextFull { capacity: self.capacity, used: self.held.len(), needed: 1 });
         }
         let at = self.held.len();
-        if let Err(e) = self.process(&[Slot::Token(token)], at, true) {
+        if let Err(e) = self.process(&[Slot::Token(token)], at, true, None, (0.0, 1.0)) {
             self.forget_from(at);
             return Err(e);
         }
@@ -562,15 +572,24 @@ impl Decoder {
         unsafe { bindings::tgvi_context_llama(self.context.as_ptr()) }
     }
 
-    /// Evaluates `slots` as positions `start`, `start + 1`, ... of the trunk.
-    fn process(&mut self, slots: &[Slot], start: usize, wants_logits: bool) -> Result<()> {
+    /// Evaluates `slots` as positions `start`, `start + 1`, ... of the trunk. The listener hears of them as this part (start
+    /// and length) of an evaluation.
+    fn process(
+        &mut self,
+        slots: &[Slot],
+        start: usize,
+        wants_logits: bool,
+        listener: Option<&mut Listener>,
+        part: (f32, f32),
+    ) -> Result<()> {
         let last = slots.len() - 1;
-        self.submit(slots.iter().enumerate().map(|(i, slot)| Entry {
+        let entries = slots.iter().enumerate().map(|(i, slot)| Entry {
             sequence: TRUNK,
             position: start + i,
             slot,
             wants_logits: wants_logits && i == last,
-        }))?;
+        });
+        self.submit(entries, listener, part)?;
         if wants_logits {
             let logits = self.logits_row(-1)?.to_vec();
             self.logits = logits;
@@ -579,7 +598,12 @@ impl Decoder {
     }
 
     /// One pass of llama.cpp's graph.
-    fn submit<'s>(&mut self, entries: impl Iterator<Item = Entry<'s>>) -> Result<()> {
+    fn submit<'s>(
+        &mut self,
+        entries: impl Iterator<Item = Entry<'s>>,
+        listener: Option<&mut Listener>,
+        (start, length): (f32, f32),
+    ) -> Result<()> {
         if self.broken {
             return Err(Error::Decoder("it failed before; create a new session".into()));
         }
@@ -619,8 +643,14 @@ impl Decoder {
         let mut error = ErrorText::new();
         // SAFETY: as above; the pool has at least that many threads.
         unsafe { llama::llama_set_n_threads(self.llama(), threads, threads) };
-        // SAFETY: as above.
-        match unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) } {
+        let status = self.watch.during(listener, start, length, || {
+            // SAFETY: as above.
+            unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) }
+        });
+        if self.watch.take_panic() {
+            return Err(Error::Internal("the progress callback panicked".into()));
+        }
+        match status {
             0 => Ok(()),
             1 => Err(Error::ContextFull { capacity: self.capacity, used: self.held.len(), needed: count }),
             2 => Err(Error::Cancelled),

@@ -30,6 +30,8 @@ struct tgvi_context * tgvi_context_new(struct llama_model * model, const struct 
                                        char * error, size_t error_size);
 void tgvi_context_free(struct tgvi_context * context);
 struct llama_context * tgvi_context_llama(struct tgvi_context * context);
+// About how many nodes of a pass are computed one by one.
+uint32_t tgvi_context_nodes(struct tgvi_context * context);
 
 // Empties the batch; then entries are added, those of a sequence in order of position.
 void tgvi_batch_clear(struct tgvi_context * context);

@@ -10,7 +10,8 @@ use super::error::tgv_status;
 use super::image::tgv_image;
 use super::model::tgv_model;
 use crate::embedding::Embedding;
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::vision::Control;
 
 /// An encoded image, ready for any session of the model that encoded it. Immutable: any number of threads may use it.
@@ -22,6 +23,9 @@ impl Handle for tgv_embedding {
     type Inner = Embedding;
     const NAME: &'static str = "embedding";
 }
+
+/// Most images of one call.
+const MAX_IMAGES: usize = 1 << 16;
 
 /// How to encode an image. Initialise with TGV_ENCODE_PARAMS_INIT.
 #[repr(C)]
@@ -67,6 +71,45 @@ pub unsafe extern "C" fn tgv_embedding_encode(
         let embedding = cell.model.encode(&image, control)?;
         // SAFETY: checked above.
         unsafe { out_embedding.write(tgv_embedding::give(embedding)) };
+        Ok(())
+    })
+}
+
+/// Encodes several images one after the other: all or none.
+///
+/// @param images          `count` images
+/// @param params          NULL for defaults; the progress is that of all images together
+/// @param out_embeddings  room for `count` embeddings, each to be freed with tgv_embedding_free; untouched on failure
+///
+/// Errors: TGV_ERROR_CANCELLED, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also for a model without a vision file).
+///
+/// Thread-safety: any thread; several may encode with one model at once.
+#[no_mangle]
+pub unsafe extern "C" fn tgv_embedding_encode_each(
+    model: *const tgv_model,
+    images: *const *const tgv_image,
+    count: usize,
+    params: *const tgv_encode_params,
+    out_embeddings: *mut *mut tgv_embedding,
+) -> tgv_status {
+    boundary(|| {
+        require_out(out_embeddings, "out_embeddings")?;
+        if images.is_null() || count > MAX_IMAGES {
+            return Err(Error::InvalidArgument(format!(
+                "images is NULL or count above {MAX_IMAGES}; pass images and their number"
+            )));
+        }
+        // SAFETY: the caller's promises of the C documentation.
+        let (cell, params) = unsafe { (tgv_model::share(model)?, read_options(params)?) };
+        // SAFETY: as above.
+        let images: Vec<_> = (0..count).map(|i| unsafe { tgv_image::share(*images.add(i)) }).collect::<Result<_>>()?;
+        let images: Vec<&Image> = images.iter().map(|image| &**image).collect();
+        let mut progress = progress_closure(params.on_progress, params.user_data);
+        let control = Control { cancel: None, progress: Some(&mut progress) };
+        for (i, embedding) in cell.model.encode_each(&images, control)?.into_iter().enumerate() {
+            // SAFETY: the caller promises room for `count` pointers.
+            unsafe { out_embeddings.add(i).write(tgv_embedding::give(embedding)) };
+        }
         Ok(())
     })
 }

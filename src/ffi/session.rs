@@ -15,7 +15,7 @@ use super::model::tgv_model;
 use crate::decoder::{KvType, Sampling};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::session::{CancelHandle, Finish, Session, SessionOptions, WhenFull};
+use crate::session::{CancelHandle, Finish, Phase, Progress, ProgressListener, Session, SessionOptions, WhenFull};
 
 /// A conversation with a model. Used by one thread at a time; a call that comes while another is running, or from inside a
 /// callback of it, returns TGV_ERROR_BUSY. Only tgv_session_cancel may be called at any moment.
@@ -108,6 +108,19 @@ pub const TGV_KV_F16: i32 = 0;
 /// A KV cache in single precision, twice as large, with attention computed in single precision: for comparisons.
 pub const TGV_KV_F32: i32 = 1;
 
+/// Encoding an image.
+pub const TGV_PHASE_ENCODE: i32 = 0;
+/// Evaluating a prompt.
+pub const TGV_PHASE_PREFILL: i32 = 1;
+/// Generating an answer. Its fraction is that of max_new_tokens: an answer mostly ends before.
+pub const TGV_PHASE_DECODE: i32 = 2;
+
+/// Gets what a session is doing (TGV_PHASE_...), the fraction of it that is done, and the milliseconds that are left at the
+/// pace so far, -1 as long as it is too early to tell. Called on the thread of the call on the session and never after it
+/// has returned. Return 0 to go on, anything else to stop; the call then returns TGV_ERROR_CANCELLED.
+pub type tgv_phase_callback =
+    Option<unsafe extern "C" fn(phase: i32, fraction: f32, remaining_ms: f32, user_data: *mut c_void) -> i32>;
+
 /// How a session works. Initialise with TGV_SESSION_PARAMS_INIT; zero means default in every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -146,6 +159,8 @@ pub struct tgv_session_params {
     pub kv_type: i32,
     /// Always 0.
     pub reserved: i32,
+    /// Hears of every phase of every call on the session, and may ask to stop; gets user_data. May be NULL.
+    pub on_phase: tgv_phase_callback,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -301,7 +316,34 @@ unsafe fn session_options(params: &tgv_session_params, model: &Model) -> Result<
     })
 }
 
-/// Starts a conversation. Everything that params points to is copied, but on_progress and user_data.
+/// The caller's pointer, which is only handed back to the caller's own callback.
+struct UserData(*mut c_void);
+
+// SAFETY: see above.
+unsafe impl Send for UserData {}
+
+impl UserData {
+    fn get(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+fn phase_listener(callback: tgv_phase_callback, user_data: *mut c_void) -> Option<ProgressListener> {
+    let callback = callback?;
+    let user_data = UserData(user_data);
+    Some(Box::new(move |progress: Progress| {
+        let phase = match progress.phase {
+            Phase::Encode => TGV_PHASE_ENCODE,
+            Phase::Prefill => TGV_PHASE_PREFILL,
+            Phase::Decode => TGV_PHASE_DECODE,
+        };
+        let remaining = progress.remaining.map_or(-1.0, |left| left.as_secs_f32() * 1e3);
+        // SAFETY: the caller promises that the callback and its data are good during every call on the session.
+        unsafe { callback(phase, progress.fraction, remaining, user_data.get()) == 0 }
+    }))
+}
+
+/// Starts a conversation. Everything that params points to is copied, but on_progress, on_phase and user_data.
 ///
 /// @param params       NULL for defaults
 /// @param out_session  the new session, to be freed with tgv_session_free; untouched on failure
@@ -321,7 +363,8 @@ pub unsafe extern "C" fn tgv_session_create(
         let (cell, params) = unsafe { (tgv_model::share(model)?, read_options(params)?) };
         // SAFETY: as above.
         let options = unsafe { session_options(&params, &cell.model) }?;
-        let session = Session::new(cell.model.clone(), &options)?;
+        let mut session = Session::new(cell.model.clone(), &options)?;
+        session.set_progress_listener(phase_listener(params.on_phase, params.user_data));
         let cancel = session.cancel_handle();
         let state =
             State { session, answer: CString::default(), on_progress: params.on_progress, user_data: params.user_data };

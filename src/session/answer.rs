@@ -92,6 +92,11 @@ impl<'m> Answering<'m> {
         Ok(Step::Next(token))
     }
 
+    /// Tokens generated so far.
+    pub(super) fn generated(&self) -> usize {
+        self.generated
+    }
+
     /// Ends the answer for this reason.
     pub(super) fn finish(mut self, finish: Finish, on_text: &mut dyn FnMut(&str) -> bool) -> Answer {
         if finish != Finish::Callback {

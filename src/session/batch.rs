@@ -81,7 +81,7 @@ impl Session {
         for (index, prompt) in prompts.iter().enumerate() {
             let answering = self.answering(&model)?;
             let start = Instant::now();
-            statistics.reused_tokens += self.decoder.evaluate(prompt)?;
+            statistics.reused_tokens += self.evaluate(prompt)?;
             statistics.prefill_ms += milliseconds(start);
             let start = Instant::now();
             let answer = self.generate(answering, &mut |_| true)?;
@@ -101,7 +101,7 @@ impl Session {
     ) -> Result<()> {
         let start = Instant::now();
         let shared = shared_beginning(&prompts);
-        let reused = if shared > 0 { self.decoder.evaluate(&prompts[0][..shared])? } else { 0 };
+        let reused = if shared > 0 { self.evaluate(&prompts[0][..shared])? } else { 0 };
         self.decoder.truncate(shared);
         let total: usize = prompts.iter().map(Vec::len).sum();
         let evaluated = total - shared * prompts.len() + shared - reused;

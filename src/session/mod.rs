@@ -5,6 +5,7 @@ mod batch;
 mod constraint;
 mod conversation;
 mod options;
+mod progress;
 mod rank;
 mod statistics;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use answer::{Answer, Answering, Step};
 use conversation::{Conversation, Turn};
+use progress::Reporter;
 use statistics::milliseconds;
 
 use crate::decoder::{Decoder, DecoderOptions, Grammar, Sampler, Sampling, Slot};
@@ -26,6 +28,7 @@ use crate::vision::Control;
 
 pub use constraint::Constraint;
 pub use options::{SessionOptions, WhenFull};
+pub use progress::{Phase, Progress, ProgressListener};
 pub use rank::RankOptions;
 pub use statistics::{Finish, Statistics};
 
@@ -52,6 +55,7 @@ pub struct Session {
     when_full: WhenFull,
     /// The grammar that answers follow, if they are constrained.
     grammar: Option<String>,
+    listener: Option<ProgressListener>,
     cancel: Arc<AtomicBool>,
     conversation: Conversation,
     waiting: Vec<Arc<Embedding>>,
@@ -86,6 +90,7 @@ impl Session {
             sampling: options.sampling,
             when_full: options.when_full,
             grammar: None,
+            listener: None,
             cancel,
             conversation: Conversation::new(template, system),
             waiting: Vec::new(),
@@ -113,9 +118,9 @@ impl Session {
     ) -> Result<Arc<Embedding>> {
         self.cancel.store(false, Ordering::Relaxed);
         let start = Instant::now();
-        // Control wants both borrows to be as short as the shorter one.
-        let progress = progress.map(|p| p as &mut dyn FnMut(f32) -> bool);
-        let control = Control { cancel: Some(&self.cancel), progress };
+        let (mut own, mut reporter) = (progress, Reporter::new(self.listener.as_mut(), Phase::Encode));
+        let mut tell = |fraction: f32| own.as_mut().is_none_or(|own| own(fraction)) && reporter.tell(fraction);
+        let control = Control { cancel: Some(&self.cancel), progress: Some(&mut tell) };
         let embedding = self.model.encode(image, control)?;
         self.waiting_encode_ms += milliseconds(start);
         self.waiting.push(embedding.clone());
@@ -144,7 +149,7 @@ impl Session {
         let mut statistics = Statistics { dropped_turns, dropped_images, ..self.new_statistics(slots.len()) };
 
         let start = Instant::now();
-        statistics.reused_tokens = self.decoder.evaluate(&slots)?;
+        statistics.reused_tokens = self.evaluate(&slots)?;
         statistics.prefill_ms = milliseconds(start);
         let start = Instant::now();
         let answer = self.generate(answering, on_text)?;
@@ -172,6 +177,12 @@ impl Session {
         self.waiting.clear();
         self.waiting_encode_ms = 0.0;
         self.statistics = Statistics { context_size: self.decoder.capacity(), ..Statistics::default() };
+    }
+
+    /// Lets a listener hear of every phase from now on: encoding, prefill, decode. It may ask to stop, which gives
+    /// `Error::Cancelled`.
+    pub fn set_progress_listener(&mut self, listener: Option<ProgressListener>) {
+        self.listener = listener;
     }
 
     /// Changes how tokens are chosen from the next question on.
@@ -215,7 +226,7 @@ impl Session {
     pub fn prefill(&mut self, question: &str) -> Result<()> {
         self.cancel.store(false, Ordering::Relaxed);
         let prompt = self.prompt(question)?;
-        self.decoder.evaluate(&prompt).map(|_| ())
+        self.evaluate(&prompt).map(|_| ())
     }
 
     /// The conversation with a question about the images waiting.
@@ -291,10 +302,30 @@ impl Session {
         Ok(Answering::new(model, sampler, grammar, &self.stops, self.max_new_tokens))
     }
 
+    /// Makes the decoder hold a prompt; returns how many positions it held already.
+    fn evaluate(&mut self, prompt: &[Slot]) -> Result<usize> {
+        let mut reporter = Reporter::new(self.listener.as_mut(), Phase::Prefill);
+        let reused = if reporter.is_heard() {
+            self.decoder.evaluate_with(prompt, Some(&mut |fraction| reporter.tell(fraction)))?
+        } else {
+            self.decoder.evaluate(prompt)?
+        };
+        if reporter.tell(1.0) {
+            Ok(reused)
+        } else {
+            Err(Error::Cancelled)
+        }
+    }
+
     /// Generates an answer after what the decoder holds.
     fn generate(&mut self, mut answering: Answering, on_text: &mut dyn FnMut(&str) -> bool) -> Result<Answer> {
+        let mut reporter = Reporter::new(self.listener.as_mut(), Phase::Decode);
         let finish = loop {
-            match answering.step(self.decoder.logits(), on_text)? {
+            let step = answering.step(self.decoder.logits(), on_text)?;
+            if !reporter.tell(answering.generated() as f32 / self.max_new_tokens as f32) {
+                return Err(Error::Cancelled);
+            }
+            match step {
                 Step::Done(finish) => break finish,
                 Step::Next(_) if self.decoder.positions() >= self.decoder.capacity() => break Finish::Context,
                 // The callback may have taken its time; a cancel during it counts.

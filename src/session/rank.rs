@@ -46,7 +46,7 @@ impl Session {
         }
         let mut candidates = self.candidate_tokens(candidates, &options.end)?;
         self.fits(prompt.len())?;
-        self.decoder.evaluate(&prompt)?;
+        self.evaluate(&prompt)?;
         let first = LogProbabilities::of(self.decoder.logits());
         for candidate in &mut candidates {
             candidate.loss = -first.get(candidate.tokens[0]);

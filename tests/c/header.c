@@ -55,6 +55,10 @@ CONSTANT(TGV_WHEN_FULL_DROP_OLDEST, 1);
 CONSTANT(TGV_KV_F16, 0);
 CONSTANT(TGV_KV_F32, 1);
 
+CONSTANT(TGV_PHASE_ENCODE, 0);
+CONSTANT(TGV_PHASE_PREFILL, 1);
+CONSTANT(TGV_PHASE_DECODE, 2);
+
 CONSTANT(TGV_FINISH_NONE, 0);
 CONSTANT(TGV_FINISH_STOP, 1);
 CONSTANT(TGV_FINISH_LENGTH, 2);
@@ -121,7 +125,7 @@ FIELD(tgv_sampling_params, repeat_penalty, 28, 4);
 FIELD(tgv_sampling_params, seed, 32, 4);
 FIELD(tgv_sampling_params, reserved, 36, 4);
 
-STRUCT(tgv_session_params, 104);
+STRUCT(tgv_session_params, 112);
 FIELD(tgv_session_params, struct_size, 0, 8);
 FIELD(tgv_session_params, context, 8, 4);
 FIELD(tgv_session_params, threads, 12, 4);
@@ -138,6 +142,7 @@ FIELD(tgv_session_params, template_text, 80, 8);
 FIELD(tgv_session_params, image_text, 88, 8);
 FIELD(tgv_session_params, kv_type, 96, 4);
 FIELD(tgv_session_params, reserved, 100, 4);
+FIELD(tgv_session_params, on_phase, 104, 8);
 
 STRUCT(tgv_statistics, 72);
 FIELD(tgv_statistics, struct_size, 0, 8);
@@ -193,6 +198,8 @@ struct functions {
     tgv_status (*image_get_size)(const tgv_image *, uint32_t *, uint32_t *);
     void (*image_free)(tgv_image *);
     tgv_status (*embedding_encode)(const tgv_model *, const tgv_image *, const tgv_encode_params *, tgv_embedding **);
+    tgv_status (*embedding_encode_each)(const tgv_model *, const tgv_image *const *, size_t, const tgv_encode_params *,
+                                        tgv_embedding **);
     tgv_status (*embedding_from_values)(const tgv_model *, const float *, size_t, tgv_embedding **);
     tgv_status (*embedding_get_size)(const tgv_embedding *, size_t *, size_t *);
     tgv_status (*embedding_copy)(const tgv_embedding *, float *, size_t);
@@ -241,6 +248,7 @@ static const struct functions functions = {
     tgv_image_get_size,
     tgv_image_free,
     tgv_embedding_encode,
+    tgv_embedding_encode_each,
     tgv_embedding_from_values,
     tgv_embedding_get_size,
     tgv_embedding_copy,
@@ -278,6 +286,12 @@ static int32_t an_answer(size_t index, const char *answer, size_t length, int32_
     (void)user_data;
     return index + length > 9 && finish == 0;
 }
+static int32_t a_phase(int32_t phase, float fraction, float remaining_ms, void *user_data)
+{
+    (void)user_data;
+    return phase > 2 && fraction + remaining_ms > 0;
+}
+static const tgv_phase_callback phase = a_phase;
 static const tgv_answer_callback answer = an_answer;
 static const tgv_progress_callback progress = a_progress;
 static const tgv_text_callback text = a_text;
@@ -331,7 +345,7 @@ int main(void)
     char version[64];
 
     CHECK(!all_zero(&functions, sizeof functions));
-    CHECK(progress != NULL && text != NULL && logger != NULL && answer != NULL);
+    CHECK(progress != NULL && text != NULL && logger != NULL && answer != NULL && phase != NULL);
 
     CHECK_INIT(tgv_model_params, TGV_MODEL_PARAMS_INIT);
     CHECK_INIT(tgv_model_info, TGV_MODEL_INFO_INIT);
