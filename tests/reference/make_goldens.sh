@@ -10,7 +10,7 @@ python=$(bash scripts/reference-python.sh)
 export OMP_WAIT_POLICY=PASSIVE
 # The tokenizer comes first: its ids are made by another script.
 for script in make_codegen_like_tokenizer make_tokenizer_goldens make_resize_goldens make_demo_pictures \
-    make_scene_goldens make_stage_goldens oracle; do
+    make_scene_goldens make_rank_goldens make_stage_goldens make_picture_goldens make_stock_phi2 oracle; do
     echo "goldens: $script"
     "$python" "tests/reference/$script.py"
 done
