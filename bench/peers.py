@@ -167,7 +167,7 @@ class Onnx:
                 return self.vision(pixel_values=pixels).last_hidden_state
 
         with torch.no_grad():
-            torch.onnx.export(Features().eval(), (torch.randn(1, 3, side, side),), plain, input_names=["pixels"])
+            torch.onnx.export(Features().eval(), (torch.randn(1, 3, side, side),), plain, input_names=["pixels"], verbose=False)
         quantize_dynamic(plain, quantised + ".new", weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
         os.replace(quantised + ".new", quantised)
         for leftover in (plain, plain + ".data"):

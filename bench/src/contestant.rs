@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -18,6 +19,8 @@ pub struct Contestant {
     program: PathBuf,
     arguments: Vec<OsString>,
     process: Option<Process>,
+    /// Where what it prints to stderr goes; nowhere if none.
+    pub log: Option<PathBuf>,
     /// Versions and settings, once it has run.
     pub about: BTreeMap<String, String>,
     /// Why it cannot be measured, in whole or in part.
@@ -68,6 +71,7 @@ impl Contestant {
             program,
             arguments,
             process: None,
+            log: None,
             about: BTreeMap::new(),
             missing: None,
             peak_resident: None,
@@ -103,10 +107,13 @@ impl Contestant {
         if let Some(process) = slot {
             return Ok(process);
         }
+        let open = |path| File::options().append(true).create(true).open(path);
+        let log = self.log.as_ref().and_then(|path| open(path).ok()).map_or_else(Stdio::null, Stdio::from);
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .map_err(|e| format!("'{}' cannot be started: {e}", self.program.display()))?;
         let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {

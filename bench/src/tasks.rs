@@ -18,7 +18,7 @@ pub const OURS_FAST: &str = "tinygptv-fast";
 /// Positions of the prompt whose evaluation is timed.
 pub const PREFILL: usize = 96;
 /// Tokens whose generation is timed.
-pub const DECODE: usize = 32;
+pub const DECODE: usize = 16;
 /// Positions of the context where loading and memory are measured.
 pub const CONTEXT: usize = 2048;
 /// Tokens of the answer where memory is measured.
@@ -161,6 +161,7 @@ pub fn contestants(pair: &Pair, selection: &Selection) -> anyhow::Result<Vec<Con
         arguments.push(selection.folder.clone().into());
         all.push(Contestant::new(key, label, selection.python.clone(), arguments));
     }
+    all.iter_mut().for_each(|c| c.log = Some(selection.folder.join("workers.log")));
     Ok(all)
 }
 

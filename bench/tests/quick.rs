@@ -77,6 +77,7 @@ fn everything_is_measured_and_told() {
     assert_eq!(again, printed);
     let made = |dir: &Path| -> Vec<_> {
         let files = std::fs::read_dir(dir.join("models")).unwrap().map(|e| e.unwrap());
+        let files = files.filter(|e| e.path().extension().is_some_and(|x| x == "gguf"));
         files.map(|e| (e.file_name(), e.metadata().unwrap().modified().unwrap())).collect()
     };
     let before = made(dir.path());

@@ -66,7 +66,7 @@ pub fn about(options: &Options) -> Result<BTreeMap<String, String>> {
     let encoder = VisionEncoder::load(&Gguf::open(vision)?, Arc::new(ThreadPool::new(1)))?;
     Ok(BTreeMap::from([
         ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("vision kernels".to_owned(), encoder.instruction_set().to_string()),
+        ("vision kernels".to_owned(), encoder.instruction_set()),
     ]))
 }
 
