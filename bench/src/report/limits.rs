@@ -3,7 +3,8 @@
 use super::{show, table, Report};
 use crate::tasks::{Unit, OURS};
 
-/// The peaks that a phase is held against.
+/// The peaks that a phase is held against, the fastest first. llama.cpp's prefill uses no tiles on k-quants that are not
+/// repacked.
 const MULTIPLIERS: [(&str, &str); 3] =
     [("peak_int8_tiles", "int8 in tiles"), ("peak_int8", "int8"), ("peak_f32", "f32")];
 const MEMORY: &str = "peak_read";
@@ -34,7 +35,8 @@ fn shares(report: &Report) -> Vec<Share> {
         if row.key.starts_with("busy") {
             continue;
         }
-        for (key, what) in MULTIPLIERS {
+        let usable = &MULTIPLIERS[if row.key == "prefill" { 1 } else { 0 }..];
+        if let Some((key, what)) = usable.iter().find(|(key, _)| peak(key).is_some()) {
             share(series.work.get("operations"), Unit::OperationsPerSecond, key, what);
         }
         share(series.work.get("bytes"), Unit::BytesPerSecond, MEMORY, "reading memory");
