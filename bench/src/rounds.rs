@@ -112,8 +112,8 @@ pub fn run(tasks: &[Task], contestants: &mut [Contestant], rounds: usize, tell: 
     measured
 }
 
-/// Long enough for a peer's threads to stop spinning after their work.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Long enough for a peer's threads to stop spinning after their work: ggml's poll for a few tenths of a second.
+const PAUSE: Duration = Duration::from_millis(700);
 
 fn ask(task: &Task, contestant: &mut Contestant) -> Result<Figures, String> {
     if task.fresh {

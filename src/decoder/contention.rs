@@ -6,6 +6,8 @@
 
 /// Samples of which the middle one counts: what runs for a moment only changes nothing.
 const SAMPLES: usize = 5;
+/// Between the samples before a prompt, which is one long pass whose threads cannot be changed any more.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Watches the machine for one context.
 pub(super) struct Contention {
@@ -30,7 +32,7 @@ impl Contention {
         if self.source.is_some() {
             for _ in 1..SAMPLES {
                 self.sample();
-                std::thread::sleep(std::time::Duration::from_micros(300));
+                std::thread::sleep(LOOK);
             }
         }
         self.threads()
