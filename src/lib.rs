@@ -30,7 +30,9 @@
 //! - [`prompt`]: templates: question and images → segments.
 //! - [`stream`]: token bytes → whole characters, stop texts removed.
 //! - [`grounding`], [`drawing`]: boxes in an answer → structs, and onto the picture.
-//! - [`model`], [`session`], [`embedding`]: what a user holds.
+//! - [`model`], [`session`], [`embedding`]: what a user holds; `cache` and `embedding_file` keep embeddings, in memory and in
+//!   files.
+//! - [`plan`]: how much memory that takes; [`processors`]: how many threads, and where they run.
 //! - [`error`], [`log`], [`threads`]: what everything shares.
 
 #![deny(missing_docs)]
@@ -62,5 +64,8 @@ pub use decoder::Sampling;
 pub use embedding::Embedding;
 pub use error::{Error, Result};
 pub use image::{Image, PixelFormat};
-pub use model::{Model, ModelInfo, ModelOptions};
-pub use session::{CancelHandle, Constraint, Finish, RankOptions, Session, SessionOptions, Statistics, WhenFull};
+pub use model::{Model, ModelInfo, ModelOptions, Profile};
+pub use session::{
+    CancelHandle, Constraint, Finish, Phase, Progress, ProgressListener, RankOptions, Session, SessionOptions,
+    Statistics, WhenFull,
+};

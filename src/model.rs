@@ -144,10 +144,8 @@ impl Model {
             }
             None => None,
         };
-        let mut plan = plan::of_decoder(&decoder_file, options, &decoder::shape_of(&decoder_file, &decoder_info));
-        if let (Some(file), Some(encoder)) = (&vision_file, &encoder) {
-            plan::add_vision(&mut plan, file, encoder, options);
-        }
+        let shape = decoder::shape_of(&decoder_file, &decoder_info);
+        let plan = plan::of_model(&decoder_file, &shape, vision_file.as_ref().zip(encoder.as_ref()), options);
         let budget = Arc::new(Budget::new(options.memory_limit, plan)?);
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,

@@ -36,10 +36,9 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Private bytes with this many sessions, one image being encoded.
-    pub fn private(&self, sessions: u64) -> u64 {
-        let fixed = self.model.saturating_add(self.cache).saturating_add(self.encode);
-        fixed.saturating_add(self.session.saturating_mul(sessions))
+    /// Private bytes with one session, while an image is encoded.
+    pub fn private(&self) -> u64 {
+        [self.cache, self.encode, self.session].into_iter().fold(self.model, u64::saturating_add)
     }
 }
 
@@ -70,30 +69,37 @@ pub fn plan(
 ) -> Result<MemoryPlan> {
     let decoder = Gguf::open(decoder)?;
     let shape = decoder::shape_of(&decoder, &decoder::validate(&decoder)?);
-    let mut plan = of_decoder(&decoder, options, &shape);
-    if let Some(path) = vision {
-        let file = Gguf::open(path)?;
-        let encoder = VisionEncoder::load_with(&file, Arc::new(ThreadPool::new(options.threads())), options.precision)?;
-        add_vision(&mut plan, &file, &encoder, options);
-    }
+    let file = vision.map(Gguf::open).transpose()?;
+    let pool = Arc::new(ThreadPool::new(options.threads()));
+    let encoder = file.as_ref().map(|file| VisionEncoder::load_with(file, pool, options.precision)).transpose()?;
+    let mut plan = of_model(&decoder, &shape, file.as_ref().zip(encoder.as_ref()), options);
     plan.session = of_session(&shape, session.context(shape.context)?, session.kv_type);
     Ok(plan)
 }
 
-/// A decoder without sessions.
-pub(crate) fn of_decoder(file: &Gguf, options: &ModelOptions, shape: &decoder::Shape) -> MemoryPlan {
+/// A model without sessions.
+pub(crate) fn of_model(
+    file: &Gguf,
+    shape: &decoder::Shape,
+    vision: Option<(&Gguf, &VisionEncoder)>,
+    options: &ModelOptions,
+) -> MemoryPlan {
     let repacked = match options.profile {
         Profile::Mapped => 0,
         Profile::Fast => file.tensors().iter().map(|t| t.size_bytes as u64).sum(),
     };
-    MemoryPlan {
+    let mut plan = MemoryPlan {
         mapped: file.file_size(),
         model: MODEL_BASE + shape.vocabulary * BYTES_PER_TOKEN + repacked,
         ..MemoryPlan::default()
+    };
+    if let Some((file, encoder)) = vision {
+        add_vision(&mut plan, file, encoder, options);
     }
+    plan
 }
 
-pub(crate) fn add_vision(plan: &mut MemoryPlan, file: &Gguf, encoder: &VisionEncoder, options: &ModelOptions) {
+fn add_vision(plan: &mut MemoryPlan, file: &Gguf, encoder: &VisionEncoder, options: &ModelOptions) {
     let dims = encoder.dims();
     let pixels = 3 * dims.image_size * dims.image_size;
     plan.mapped += file.file_size();
@@ -160,7 +166,7 @@ impl Budget {
     }
 
     fn check(&self, others: u64, plan: MemoryPlan) -> Result<()> {
-        let needed = plan.private(1).saturating_add(others);
+        let needed = plan.private().saturating_add(others);
         if self.limit == 0 || needed <= self.limit {
             return Ok(());
         }

@@ -75,7 +75,7 @@ pub unsafe extern "C" fn tgv_model_plan(
             cache_bytes: plan.cache,
             encode_bytes: plan.encode,
             session_bytes: plan.session,
-            private_bytes: plan.private(1),
+            private_bytes: plan.private(),
         };
         // SAFETY: the caller's promises of the C documentation.
         unsafe { write_result(out_plan, &result) }

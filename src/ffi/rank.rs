@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 
 use super::boundary::{
-    boundary, optional_text, read_options, require_out, require_text, text_array, Handle, SizedStruct,
+    boundary, optional_text, read_options, require_out, require_text, require_zero, text_array, Handle, SizedStruct,
 };
 use super::error::tgv_status;
 use super::session::tgv_session;
@@ -34,7 +34,7 @@ unsafe impl SizedStruct for tgv_rank_params {
 }
 
 unsafe fn rank_options(params: &tgv_rank_params) -> Result<RankOptions> {
-    super::boundary::require_zero(params.reserved, tgv_rank_params::NAME)?;
+    require_zero(params.reserved, tgv_rank_params::NAME)?;
     let defaults = RankOptions::default();
     // SAFETY: the caller's promises of the C documentation.
     let end = unsafe { optional_text(params.end_text, "end_text") }?;
