@@ -33,7 +33,7 @@
 //! - [`model`], [`session`], [`embedding`]: what a user holds; `cache` and `embedding_file` keep embeddings, in memory and in
 //!   files.
 //! - [`plan`]: how much memory that takes; [`processors`]: how many threads, and where they run.
-//! - [`error`], [`log`], [`threads`]: what everything shares.
+//! - [`error`], [`log`], [`threads`]: what everything shares; `kernels`: products on tile registers, for both halves.
 
 #![deny(missing_docs)]
 #![warn(unsafe_op_in_unsafe_fn)]
@@ -48,6 +48,9 @@ mod ffi;
 pub mod gguf;
 pub mod grounding;
 pub mod image;
+#[cfg(target_arch = "x86_64")]
+#[allow(dead_code)] // until both halves multiply with it
+mod kernels;
 pub mod log;
 pub mod model;
 mod panics;

@@ -10,8 +10,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx512::Avx512;
-use super::tiles::{configure, release, TILE};
 use super::{AttentionTile, HeadTokens, PackedAttention, Simd};
+use crate::kernels::bf16::{interleaved, joined, transposed};
+use crate::kernels::tiles::{configure, release, TILE};
 
 /// Queries at a time: two tiles.
 const QUERIES: usize = 2 * TILE;
@@ -31,58 +32,6 @@ struct Work {
     scores: [f32; CHUNK * QUERIES],
     p: [f32; CHUNK * QUERIES / 2],
     out: [f32; MOST_FEATURES * QUERIES],
-}
-
-/// Two rows as one of bfloat16, `b` behind `a`.
-#[inline(always)]
-unsafe fn joined(a: __m512, b: __m512) -> __m512i {
-    std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a))
-}
-
-/// Which numbers of [`joined`] rows make an interleaved one.
-static INTERLEAVED: [u16; 32] = {
-    let mut order = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        order[i] = (i / 2 + i % 2 * 16) as u16;
-        i += 1;
-    }
-    order
-};
-
-/// Two rows as one of bfloat16, their numbers in turns.
-#[inline(always)]
-unsafe fn interleaved(a: __m512, b: __m512) -> __m512i {
-    _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVED.as_ptr().cast()), joined(a, b))
-}
-
-/// Turns a 16×16 matrix of 32-bit numbers about its diagonal.
-#[inline(always)]
-unsafe fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
-    let mut a = rows;
-    let mut b = rows;
-    for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    for i in 0..4 {
-        for j in 0..2 {
-            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-        }
-    }
-    // Now quarters of 4×4 are turned; b[4i + j] has columns j, j+4, j+8, j+12 of rows 4i…4i+3.
-    for j in 0..4 {
-        let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[j], b[4 + j]);
-        let high = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[j], b[4 + j]);
-        let low2 = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[8 + j], b[12 + j]);
-        let high2 = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[8 + j], b[12 + j]);
-        a[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low2);
-        a[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low2);
-        a[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high2);
-        a[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high2);
-    }
-    a
 }
 
 /// 2^x for x ≤ 0 to a relative error of 8e-5: less than what bfloat16 rounds. A minimax polynomial in what is beyond the

@@ -22,8 +22,6 @@ mod neon;
 mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
-#[cfg(target_arch = "x86_64")]
-mod tiles;
 
 use crate::gguf::TensorType;
 use int8::Int8Kernel;

@@ -5,9 +5,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::super::tiles::{configure, release, TILE};
 use super::avx512::{interleave, rescaled};
 use super::{body, int8_kernel, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use crate::kernels::tiles::{configure, release, TILE};
 
 struct Amx;
 

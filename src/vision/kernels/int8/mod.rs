@@ -247,7 +247,7 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
     #[cfg(target_arch = "x86_64")]
     {
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if avx512 && is_x86_feature_detected!("avx512bf16") && super::tiles::permitted() {
+        if avx512 && is_x86_feature_detected!("avx512bf16") && crate::kernels::tiles::permitted() {
             found.push(&amx::AmxKernel);
         }
         if avx512 && is_x86_feature_detected!("avx512vnni") {

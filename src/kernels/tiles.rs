@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 /// Rows of a tile register, and 32-bit numbers in a row.
-pub(super) const TILE: usize = 16;
+pub(crate) const TILE: usize = 16;
 
 /// Shapes of the eight tile registers: all of them 16 rows of 64 bytes.
 #[repr(C, align(64))]
@@ -26,7 +26,7 @@ static ALL_FULL: Config = {
 /// # Safety
 /// [`permitted`] must have said so. [`release`] must follow.
 #[inline(always)]
-pub(super) unsafe fn configure() {
+pub(crate) unsafe fn configure() {
     // SAFETY: reads 64 bytes; the processor has the instruction, as the caller knows.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &ALL_FULL, options(nostack, readonly)) };
 }
@@ -36,7 +36,7 @@ pub(super) unsafe fn configure() {
 /// # Safety
 /// As for [`configure`].
 #[inline(always)]
-pub(super) unsafe fn release() {
+pub(crate) unsafe fn release() {
     // SAFETY: the processor has the instruction, as the caller knows.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
@@ -44,7 +44,7 @@ pub(super) unsafe fn release() {
 /// Whether the processor has AMX for int8 and bfloat16 and the system lets this process use it. Asks the system for it: the tile
 /// registers make signal frames larger, so Linux wants to be asked, and refuses where an alternate signal stack is too small.
 #[cfg(target_os = "linux")]
-pub(super) fn permitted() -> bool {
+pub(crate) fn permitted() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
     use std::sync::OnceLock;
 
@@ -77,6 +77,6 @@ pub(super) fn permitted() -> bool {
 
 /// Other systems are left without.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn permitted() -> bool {
+pub(crate) fn permitted() -> bool {
     false
 }
