@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 4] = ["context.cpp", "grammar.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
+const SOURCES: [&str; 5] = ["compute.cpp", "context.cpp", "grammar.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
 const HEADERS: [&str; 2] = ["guard.h", "tgvi.h"];
 
 /// llama.cpp's source folder, as the CMake cache of the sys crate's build names it.
@@ -60,6 +60,7 @@ fn main() {
         .include(llama.join("src"))
         .include(llama.join("include"))
         .include(llama.join("ggml/include"))
+        .include(llama.join("ggml/src"))
         .flag_if_supported("-fvisibility=hidden")
         .warnings(false)
         .compile("tgvi_decoder");

@@ -1,21 +1,27 @@
 //! A small thread pool: parked workers, one job at a time, tasks handed out one by one.
 //!
-//! Written for a library that lives in someone else's process: workers sleep on a condition variable and never spin, are
-//! joined on drop (so that the library can be unloaded), keep the host's signals off themselves, and a panic in a task
-//! reaches the caller as a panic.
+//! Written for a library that lives in someone else's process: workers sleep on a condition variable, are joined on drop (so
+//! that the library can be unloaded), keep the host's signals off themselves, and a panic in a task reaches the caller as a
+//! panic. Waking a thread takes longer than some jobs, so while a caller announces a series of jobs ([`ThreadPool::series`])
+//! threads look for the next one a moment before they sleep; never longer, so that a busy machine does not wait for them.
 
 use std::any::Any;
 use std::cell::Cell;
+use std::hint::spin_loop;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::panics;
 use crate::processors::default_threads;
 
 /// More threads than this are never started.
 const MAX_THREADS: usize = 256;
+
+/// How long a thread looks for what it waits for before it sleeps: a few times as long as waking it would take.
+const LOOKOUT: Duration = Duration::from_micros(50);
 
 thread_local! {
     /// Set while this thread runs a task of any pool, so that a nested job runs inline instead of waiting for itself.
@@ -32,6 +38,12 @@ pub struct ThreadPool {
 
 struct Shared {
     state: Mutex<State>,
+    /// `State::number`, to be read without the lock.
+    posted: AtomicU64,
+    /// `State::inside`, to be read without the lock.
+    inside: AtomicUsize,
+    /// Series under way.
+    series: AtomicUsize,
     /// A job came, or the pool shuts down.
     wake: Condvar,
     /// The last worker left the job.
@@ -46,6 +58,8 @@ struct State {
     inside: usize,
     /// Workers that may still join the job.
     places: usize,
+    /// Workers on the condition variable.
+    asleep: usize,
     shutdown: bool,
 }
 
@@ -77,7 +91,10 @@ impl ThreadPool {
             n => n,
         };
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { job: None, number: 0, inside: 0, places: 0, shutdown: false }),
+            state: Mutex::new(State { job: None, number: 0, inside: 0, places: 0, asleep: 0, shutdown: false }),
+            posted: AtomicU64::new(0),
+            inside: AtomicUsize::new(0),
+            series: AtomicUsize::new(0),
             wake: Condvar::new(),
             left: Condvar::new(),
         });
@@ -97,6 +114,12 @@ impl ThreadPool {
     /// Threads that work on a job, the caller's among them.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Announces jobs that follow each other closely.
+    pub fn series(&self) -> Series<'_> {
+        self.shared.series.fetch_add(1, Ordering::Relaxed);
+        Series(self)
     }
 
     /// Calls `task(i)` for every `i` below `count`, on all threads, and returns when all calls have returned.
@@ -123,22 +146,30 @@ impl ThreadPool {
         let turn = lock(&self.turn);
         let job = Job { task, count, next: AtomicUsize::new(0), worker: AtomicUsize::new(1), panic: Mutex::new(None) };
         let helpers = self.workers.len().min(count - 1);
-        {
+        let asleep = {
             let mut state = lock(&self.shared.state);
             state.job = Some(JobRef((&raw const job).cast()));
             state.number += 1;
             state.places = helpers;
-        }
-        if helpers == self.workers.len() {
+            self.shared.posted.store(state.number, Ordering::Release);
+            state.asleep
+        };
+        if asleep > 0 && helpers == self.workers.len() {
             self.shared.wake.notify_all();
         } else {
-            (0..helpers).for_each(|_| self.shared.wake.notify_one());
+            // Those awake may be fewer than it takes.
+            (0..helpers.min(asleep)).for_each(|_| self.shared.wake.notify_one());
         }
         job.work(0);
         {
             // From here no worker can join; those inside still hold a reference to this stack frame.
             let mut state = lock(&self.shared.state);
             state.job = None;
+            if state.inside > 0 && self.shared.series.load(Ordering::Relaxed) > 0 {
+                drop(state);
+                look_out(|| self.shared.inside.load(Ordering::Acquire) == 0);
+                state = lock(&self.shared.state);
+            }
             while state.inside > 0 {
                 state = self.shared.left.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -148,6 +179,15 @@ impl ThreadPool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+}
+
+/// Says that jobs follow each other closely, as long as it lives.
+pub struct Series<'a>(&'a ThreadPool);
+
+impl Drop for Series<'_> {
+    fn drop(&mut self) {
+        self.0.shared.series.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -198,13 +238,28 @@ fn work(shared: &Shared) {
         let job = match state.job {
             Some(job) if state.number != done && state.places > 0 => job,
             _ => {
-                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                // A job already seen, or whose places are taken, is not what it waits for.
+                let seen = state.number;
+                if shared.series.load(Ordering::Relaxed) > 0 && !state.shutdown {
+                    drop(state);
+                    let posted = look_out(|| shared.posted.load(Ordering::Acquire) != seen);
+                    state = lock(&shared.state);
+                    if posted || state.number != seen {
+                        continue;
+                    }
+                }
+                if !state.shutdown {
+                    state.asleep += 1;
+                    state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.asleep -= 1;
+                }
                 continue;
             }
         };
         done = state.number;
         state.places -= 1;
         state.inside += 1;
+        shared.inside.store(state.inside, Ordering::Release);
         drop(state);
         // SAFETY: `inside` was raised under the lock while the job was posted, and `ThreadPool::run` keeps the job alive
         // until `inside` is back at zero.
@@ -212,8 +267,25 @@ fn work(shared: &Shared) {
         job.work(job.worker.fetch_add(1, Ordering::Relaxed));
         state = lock(&shared.state);
         state.inside -= 1;
+        shared.inside.store(state.inside, Ordering::Release);
         if state.inside == 0 {
             shared.left.notify_all();
+        }
+    }
+}
+
+/// Waits a moment until `found`; tells whether it came true.
+fn look_out(found: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + LOOKOUT;
+    loop {
+        for _ in 0..32 {
+            if found() {
+                return true;
+            }
+            spin_loop();
+        }
+        if Instant::now() > end {
+            return false;
         }
     }
 }

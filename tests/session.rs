@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::sync::Arc;
 
 use common::{ask, ask_about, difference, f16, open_image, options, scenes, session, session_with, text, Scene};
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, Kernels, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
 use tinygptv::prompt::Segment;
 use tinygptv::{Embedding, Error, Finish, Model, ModelOptions, Sampling, Session, SessionOptions};
@@ -477,7 +477,8 @@ fn two_images_stand_where_the_template_puts_them() {
     // The same positions put together by hand.
     let file = Gguf::open(&common::decoder_file("f16")).expect("the decoder file");
     let model = Arc::new(DecoderModel::load(&file, &LoadOptions::default(), &mut |_| true).expect("the decoder"));
-    let decoder_options = DecoderOptions { capacity: 256, threads: 1, kv_type: KvType::F16 };
+    let decoder_options =
+        DecoderOptions { capacity: 256, threads: 1, kv_type: KvType::F16, kernels: Kernels::default() };
     let mut decoder = Decoder::new(model, &decoder_options, Arc::default()).expect("a context");
     let mut by_hand = |first: &Arc<Embedding>, second: &Arc<Embedding>| {
         let mut slots: Vec<Slot> = Vec::new();

@@ -17,7 +17,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, Kernels, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
 use tinygptv::{Model, ModelOptions};
 
@@ -76,7 +76,7 @@ fn ours(path: &Path, kv_type: KvType) -> Logits {
     let gguf = Gguf::open(path).expect("a GGUF file");
     let model = Arc::new(DecoderModel::load(&gguf, &LoadOptions::default(), &mut |_| true).expect("a model"));
     assert!(!model.info().extra_norms);
-    let options = DecoderOptions { capacity: CONTEXT, threads: THREADS, kv_type };
+    let options = DecoderOptions { capacity: CONTEXT, threads: THREADS, kv_type, kernels: Kernels::Ggml };
     let mut decoder = Decoder::new(model, &options, Arc::new(AtomicBool::new(false))).expect("a context");
     let slots: Vec<Slot> = prompt().into_iter().map(Slot::Token).collect();
     let beginnings = (1..=slots.len()).map(|n| {

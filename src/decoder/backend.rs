@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_void, CStr};
 use llama_cpp_sys_2 as llama;
 use once_cell::sync::OnceCell;
 
-use super::bindings;
+use super::{bindings, compute};
 use crate::error::{Error, Result};
 use crate::log::{self, Level};
 
@@ -65,6 +65,7 @@ pub(crate) fn init() -> Result<()> {
                 llama::llama_backend_init();
                 bindings::tgvi_init();
             }
+            compute::init();
             Ok(())
         })
         .copied()

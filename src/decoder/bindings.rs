@@ -18,8 +18,19 @@ pub struct Grammar {
     _not_send: std::marker::PhantomData<*mut c_void>,
 }
 
+/// `tgvi_compute_op`.
+pub type ComputeOp = unsafe extern "C" fn(computer: *mut c_void, op: *const llama::ggml_tensor) -> i32;
+
 extern "C" {
     pub fn tgvi_init();
+    pub fn tgvi_compute_init(op: ComputeOp);
+    pub fn tgvi_compute_part(
+        op: *const llama::ggml_tensor,
+        part: i32,
+        parts: i32,
+        memory: *mut c_void,
+        size: usize,
+    ) -> bool;
     pub fn tgvi_tokenize(
         model: *const llama::llama_model,
         text: *const c_char,
@@ -63,7 +74,12 @@ extern "C" {
         position: i32,
         wants_logits: bool,
     ) -> bool;
-    pub fn tgvi_batch_process(context: *mut Context, error: *mut c_char, error_size: usize) -> i32;
+    pub fn tgvi_batch_process(
+        context: *mut Context,
+        computer: *mut c_void,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> i32;
     pub fn tgvi_grammar_new(
         model: *const llama::llama_model,
         text: *const c_char,

@@ -89,7 +89,7 @@ tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params 
             throw std::runtime_error("the context could not be created");
         }
         release_empty_pages(context->llama, model);
-        // Our own pool: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
+        // A pool of its own: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
         ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
         pool_params.poll                   = 0;
         context->pool                      = ggml_threadpool_new(&pool_params);
@@ -160,8 +160,9 @@ bool tgvi_batch_add_embedding(tgvi_context * context, int32_t sequence, const fl
     });
 }
 
-int32_t tgvi_batch_process(tgvi_context * context, char * error, size_t error_size) {
+int32_t tgvi_batch_process(tgvi_context * context, void * computer, char * error, size_t error_size) {
     return guarded<int32_t>(-100, error, error_size, [&]() {
+        const tgvi::computer_scope scope(computer);
         return llama_process(context->llama, LLAMA_PROCESS_TYPE_DECODE, context->batch);
     });
 }

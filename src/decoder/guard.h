@@ -14,6 +14,12 @@ struct guard_scope {
     ~guard_scope();
 };
 
+// While one lives, this thread's passes are computed by `with` (tgvi_compute_op), if that is not null.
+struct computer_scope {
+    explicit computer_scope(void * with);
+    ~computer_scope();
+};
+
 // Runs f; any exception becomes `fallback` with its text in `error`.
 template <typename T, typename F> T guarded(T fallback, char * error, size_t size, F && f) {
     const guard_scope scope;

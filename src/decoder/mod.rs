@@ -3,6 +3,7 @@
 mod backend;
 mod bindings;
 mod branches;
+mod compute;
 mod contention;
 mod grammar;
 mod sampler;
@@ -21,6 +22,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as llama;
 
+use compute::Computer;
 use contention::Contention;
 
 use crate::embedding::Embedding;
@@ -66,6 +68,18 @@ pub struct DecoderOptions {
     pub threads: usize,
     /// Numbers of the KV cache.
     pub kv_type: KvType,
+    /// Who computes.
+    pub kernels: Kernels,
+}
+
+/// Who computes a context's passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// This library's threads and loops, wherever weights are in the file's layout.
+    #[default]
+    Own,
+    /// ggml's: for comparisons.
+    Ggml,
 }
 
 /// A buffer for the messages of the C++ side.
@@ -103,6 +117,8 @@ pub struct LoadOptions {
 /// Weights and vocabulary, shared by all sessions of a model.
 pub struct DecoderModel {
     processors: ProcessorMask,
+    /// Weights are in a layout that ggml alone knows.
+    repacked: bool,
     shape: Shape,
     llama: LlamaModel,
     info: DecoderInfo,
@@ -182,7 +198,8 @@ impl DecoderModel {
         // SAFETY: the model is alive.
         let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
         let shape = shape_of(gguf, &info);
-        Ok(DecoderModel { processors: options.processors, shape, llama, info, width, context_length })
+        let repacked = options.repack;
+        Ok(DecoderModel { processors: options.processors, repacked, shape, llama, info, width, context_length })
     }
 
     fn as_ptr(&self) -> *mut llama::llama_model {
@@ -361,7 +378,7 @@ pub struct Decoder {
     model: Arc<DecoderModel>,
     /// Read by llama.cpp's abort callback through a raw pointer, hence kept here.
     watch: Box<Watch>,
-    contention: Contention,
+    threads: Threads,
     /// As `watch`, for the evaluation callback.
     _trace: Option<Arc<LayerTrace>>,
     capacity: usize,
@@ -373,6 +390,14 @@ pub struct Decoder {
 
 // SAFETY: the context is used by one thread at a time (all uses take &mut self) and is tied to no thread.
 unsafe impl Send for Decoder {}
+
+/// What a context's passes are computed on.
+enum Threads {
+    /// Ours; llama.cpp itself has the calling thread only.
+    Own(Box<Computer>),
+    /// ggml's, as many as are worth it.
+    Ggml(Contention),
+}
 
 /// A context to be created, perhaps on another thread.
 struct Order {
@@ -431,8 +456,9 @@ impl Decoder {
         params.n_seq_max = if branching { 1 + MAX_BRANCHES as u32 } else { 1 };
         params.kv_unified = true;
         params.n_outputs_max = if branching { MAX_OUTPUTS as u32 } else { 1 };
-        params.n_threads = n_threads;
-        params.n_threads_batch = n_threads;
+        let own = options.kernels == Kernels::Own && !model.repacked;
+        params.n_threads = if own { 1 } else { n_threads };
+        params.n_threads_batch = params.n_threads;
         params.no_perf = true;
         if options.kv_type == KvType::F32 {
             params.type_k = llama::GGML_TYPE_F32;
@@ -454,13 +480,17 @@ impl Decoder {
                 "a context of {capacity} positions could not be created: {problem}; use a smaller context"
             ))
         })?;
+        let threads = match own {
+            true => Threads::Own(Box::new(Computer::new(n_threads as usize, model.processors)?)),
+            false => Threads::Ggml(Contention::new(n_threads as usize)),
+        };
         // SAFETY: the context is alive.
         watch.expect(unsafe { bindings::tgvi_context_nodes(context.as_ptr()) });
         Ok(Decoder {
             context,
             model,
             watch,
-            contention: Contention::new(n_threads as usize),
+            threads,
             _trace: trace,
             capacity,
             held: Vec::new(),
@@ -509,7 +539,9 @@ impl Decoder {
         self.truncate(common.min(slots.len() - 1));
         let reused = self.held.len();
         if slots.len() > reused + 1 {
-            self.contention.look_around();
+            if let Threads::Ggml(contention) = &mut self.threads {
+                contention.look_around();
+            }
         }
         let mut done = reused;
         for chunk in slots[reused..].chunks(MICRO_BATCH) {
@@ -639,13 +671,21 @@ impl Decoder {
             }
             count += 1;
         }
-        let threads = self.contention.threads() as i32;
         let mut error = ErrorText::new();
-        // SAFETY: as above; the pool has at least that many threads.
-        unsafe { llama::llama_set_n_threads(self.llama(), threads, threads) };
-        let status = self.watch.during(listener, start, length, || {
+        let llama = self.llama();
+        let mut process = |computer: *mut c_void| {
             // SAFETY: as above.
-            unsafe { bindings::tgvi_batch_process(context, error.0.as_mut_ptr(), error.0.len()) }
+            unsafe { bindings::tgvi_batch_process(context, computer, error.0.as_mut_ptr(), error.0.len()) }
+        };
+        let threads = &mut self.threads;
+        let status = self.watch.during(listener, start, length, || match threads {
+            Threads::Own(computer) => computer.during(process),
+            Threads::Ggml(contention) => {
+                let threads = contention.threads() as i32;
+                // SAFETY: as above; ggml's pool has at least that many threads.
+                unsafe { llama::llama_set_n_threads(llama, threads, threads) };
+                process(std::ptr::null_mut())
+            }
         });
         if self.watch.take_panic() {
             return Err(Error::Internal("the progress callback panicked".into()));

@@ -13,6 +13,17 @@ extern "C" {
 // Turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread.
 void tgvi_init(void);
 
+// Computes one node of a graph: above 0 when done, 0 to leave it to ggml, below 0 when it failed. `computer` is what was handed to
+// tgvi_batch_process.
+typedef int32_t (*tgvi_compute_op)(void * computer, const struct ggml_tensor * op);
+
+// Sets the function for all passes with a computer, for good.
+void tgvi_compute_init(tgvi_compute_op op);
+
+// ggml's own code for a part of a node whose rows are independent: ADD, MUL, NORM, RMS_NORM, UNARY, ROPE, SOFT_MAX. `memory` is
+// shared by all parts; ROPE and SOFT_MAX use a row of the node and a cache line for each. False on failure.
+bool tgvi_compute_part(const struct ggml_tensor * op, int32_t part, int32_t parts, void * memory, size_t size);
+
 // Loads any architecture that llama.cpp knows, and phi2 files that carry the three extra norms of TinyGPT-V.
 // NULL on failure; *cancelled tells whether params->progress_callback asked for it.
 struct llama_model * tgvi_model_load(const char * path, const struct llama_model_params * params, bool extra_norms,
@@ -40,8 +51,8 @@ bool tgvi_batch_add_token(struct tgvi_context * context, int32_t sequence, int32
 bool tgvi_batch_add_embedding(struct tgvi_context * context, int32_t sequence, const float * values, size_t width,
                               int32_t position, bool wants_logits);
 
-// llama_process() on the batch: 0 done, 1 no room in the KV cache, 2 aborted by the abort callback, below 0 failed.
-int32_t tgvi_batch_process(struct tgvi_context * context, char * error, size_t error_size);
+// llama_process() on the batch, its nodes computed by `computer` if that is not NULL: 0 done, 1 no room in the KV cache, 2 aborted by the abort callback, below 0 failed.
+int32_t tgvi_batch_process(struct tgvi_context * context, void * computer, char * error, size_t error_size);
 
 // What a grammar allows next: GBNF parsed by llama.cpp, and the state after the tokens accepted so far.
 struct tgvi_grammar;

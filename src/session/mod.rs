@@ -18,7 +18,7 @@ use conversation::{Conversation, Turn};
 use progress::Reporter;
 use statistics::milliseconds;
 
-use crate::decoder::{Decoder, DecoderOptions, Grammar, Sampler, Sampling, Slot};
+use crate::decoder::{Decoder, DecoderOptions, Grammar, Kernels, Sampler, Sampling, Slot};
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -77,7 +77,8 @@ impl Session {
         let threads = options::decoder_threads(options.threads, &model);
         let cancel = Arc::new(AtomicBool::new(false));
         let memory = model.budget().take(model.decoder().session_bytes(context, options.kv_type))?;
-        let decoder_options = DecoderOptions { capacity: context, threads, kv_type: options.kv_type };
+        let decoder_options =
+            DecoderOptions { capacity: context, threads, kv_type: options.kv_type, kernels: Kernels::default() };
         let decoder = Decoder::new(model.decoder().clone(), &decoder_options, cancel.clone())?;
         Ok(Session {
             decoder,

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value as Json;
 use tinygptv::decoder::trace::LayerTrace;
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, Kernels, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
 use tinygptv::image::preprocess;
 use tinygptv::session::RankOptions;
@@ -178,7 +178,7 @@ fn measure(name: &'static str, model: &Json, types: Types, decoder: &Path, visio
     let weights =
         Arc::new(DecoderModel::load(&file, &LoadOptions::default(), &mut |_| true).expect("the decoder file"));
     let trace = Arc::new(LayerTrace::default());
-    let options = DecoderOptions { capacity: 512, threads: 1, kv_type: types.kv };
+    let options = DecoderOptions { capacity: 512, threads: 1, kv_type: types.kv, kernels: Kernels::default() };
     let mut context = Decoder::traced(weights, &options, trace.clone()).expect("a context");
     context.evaluate(&prompt).expect("logits");
     for (layer, state) in trace.take() {

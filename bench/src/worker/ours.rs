@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, KvType, LoadOptions, Slot};
+use tinygptv::decoder::{Decoder, DecoderModel, DecoderOptions, Kernels, KvType, LoadOptions, Slot};
 use tinygptv::gguf::Gguf;
 use tinygptv::model::Profile;
 use tinygptv::threads::ThreadPool;
@@ -228,7 +228,12 @@ impl Bare {
         let model = Arc::new(DecoderModel::load(&file, &load, &mut |_| true)?);
         let capacity = CONTEXT.min(model.context_length());
         let (width, vocabulary) = (model.width(), model.info().n_vocab);
-        let context = DecoderOptions { capacity, threads: options.threads, kv_type: KvType::default() };
+        let context = DecoderOptions {
+            capacity,
+            threads: options.threads,
+            kv_type: KvType::default(),
+            kernels: Kernels::default(),
+        };
         let decoder = Decoder::new(model, &context, Arc::default())?;
         Ok(Bare { decoder, width, vocabulary, prompt: Vec::new(), parameters, bytes })
     }

@@ -1,0 +1,262 @@
+//! k-quants with AVX-512 VNNI.
+//!
+//! A block's numbers are 4 vectors of 64. Their products with the activations are summed up by fours (VPDPBUSD); those sums fit in
+//! 16 bits, so that the next instruction (VPDPWSSD) multiplies them with their 6- or 8-bit scales and adds up: no float
+//! before the end of a block. Layouts of the blocks: ggml's ggml-common.h.
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Dots`'s
+
+use std::arch::x86_64::*;
+
+use llama_cpp_sys_2 as llama;
+
+use super::kquants::{Activations, Dots, Order, Rows, COLUMNS};
+
+/// Vectors in a block.
+const VECTORS: usize = 4;
+
+/// A block of weights, unpacked.
+struct Unpacked {
+    /// Without signs, of at most 6 bits.
+    numbers: [__m512i; VECTORS],
+    /// Of the sums of four numbers: 16 bits, with nothing in the upper half of each lane.
+    scales: [__m512i; VECTORS],
+    /// Of the activations' sums of 16, to be taken off.
+    offsets: __m256i,
+    /// Of what `numbers` gives.
+    scale: f32,
+    /// Of what `offsets` gives.
+    offset_scale: f32,
+}
+
+/// A type of weights.
+trait Block {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Which runs of 32 numbers [`Unpacked::numbers`] has.
+    const ORDER: Order;
+
+    unsafe fn unpack(p: *const u8) -> Unpacked;
+}
+
+/// Runs 0 and 2, then 1 and 3, of each half.
+const PAIRED: Order = [0, 2, 1, 3, 4, 6, 5, 7];
+
+/// Which of eight scales belong to which lanes in [`PAIRED`] order.
+static PAIRED_LANES: [[u32; 16]; VECTORS] = {
+    let mut lanes = [[0; 16]; VECTORS];
+    let mut i = 0;
+    while i < 64 {
+        lanes[i / 16][i % 16] = PAIRED[i / 8] as u32;
+        i += 1;
+    }
+    lanes
+};
+
+/// Which of sixteen scales belong to which lanes.
+static STRAIGHT_LANES: [[u32; 16]; VECTORS] = {
+    let mut lanes = [[0; 16]; VECTORS];
+    let mut i = 0;
+    while i < 64 {
+        lanes[i / 16][i % 16] = (i / 4) as u32;
+        i += 1;
+    }
+    lanes
+};
+
+#[inline(always)]
+unsafe fn spread(scales: __m512i, lanes: &[[u32; 16]; VECTORS]) -> [__m512i; VECTORS] {
+    let one = |i: usize| _mm512_permutexvar_epi32(_mm512_loadu_si512(lanes[i].as_ptr().cast()), scales);
+    [one(0), one(1), one(2), one(3)]
+}
+
+#[inline(always)]
+unsafe fn half(p: *const u8) -> f32 {
+    let bits = p.cast::<u16>().read_unaligned();
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+}
+
+/// Scales and minima of Q4_K and Q5_K: eight of 6 bits each in twelve bytes.
+#[inline(always)]
+unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
+    const SIX: u32 = 0x3f3f_3f3f;
+    const FOUR: u32 = 0x0f0f_0f0f;
+    const TWO: u32 = 0x0303_0303;
+    let word = |i: usize| p.cast::<u32>().add(i).read_unaligned();
+    let (a, b, c) = (word(0), word(1), word(2));
+    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let scales = join(a & SIX, (c & FOUR) | (a >> 6 & TWO) << 4);
+    let minima = join(b & SIX, (c >> 4 & FOUR) | (b >> 6 & TWO) << 4);
+    (scales, minima)
+}
+
+/// What Q4_K and Q5_K have in common.
+#[inline(always)]
+unsafe fn with_minima(p: *const u8, numbers: [__m512i; VECTORS]) -> Unpacked {
+    let (scales, minima) = scales_and_minima(p.add(4));
+    // Each minimum is for two sums of 16.
+    let minima = _mm_cvtsi64_si128(minima as i64);
+    Unpacked {
+        numbers,
+        scales: spread(_mm512_cvtepu8_epi32(_mm_set1_epi64x(scales as i64)), &PAIRED_LANES),
+        offsets: _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
+        scale: half(p),
+        offset_scale: half(p.add(2)),
+    }
+}
+
+struct Q4K;
+
+impl Block for Q4K {
+    const BYTES: usize = 144;
+    const ORDER: Order = PAIRED;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        let low = _mm512_set1_epi8(15);
+        let (a, b) = (_mm512_loadu_si512(p.add(16).cast()), _mm512_loadu_si512(p.add(80).cast()));
+        let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low);
+        with_minima(p, [_mm512_and_si512(a, low), high(a), _mm512_and_si512(b, low), high(b)])
+    }
+}
+
+struct Q5K;
+
+impl Block for Q5K {
+    const BYTES: usize = 176;
+    const ORDER: Order = PAIRED;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        let low = _mm512_set1_epi8(15);
+        let fifth = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
+        let (a, b) = (_mm512_loadu_si512(p.add(48).cast()), _mm512_loadu_si512(p.add(112).cast()));
+        let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low);
+        // Bit j of the fifth bits belongs to run j.
+        let with = |v, first: i8, second: i8| {
+            let bits = _mm512_inserti64x4::<1>(_mm512_set1_epi8(first), _mm256_set1_epi8(second));
+            let set = _mm512_test_epi8_mask(fifth, bits);
+            _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8(16))
+        };
+        let numbers = [
+            with(_mm512_and_si512(a, low), 1 << 0, 1 << 2),
+            with(high(a), 1 << 1, 1 << 3),
+            with(_mm512_and_si512(b, low), 1 << 4, 1 << 6),
+            with(high(b), 1 << 5, i8::MIN),
+        ];
+        with_minima(p, numbers)
+    }
+}
+
+struct Q6K;
+
+impl Block for Q6K {
+    const BYTES: usize = 210;
+    const ORDER: Order = [0, 1, 2, 3, 4, 5, 6, 7];
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        let low = _mm512_set1_epi8(15);
+        let upper = _mm512_set1_epi8(0x30);
+        // The upper two bits of four numbers share a byte; the second half of a vector takes the next two.
+        let left = _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2));
+        let right = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
+        let half_block = |i: usize| {
+            let four = _mm512_loadu_si512(p.add(64 * i).cast());
+            let two = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(128 + 32 * i).cast()));
+            let join = |four, two| _mm512_or_si512(four, _mm512_and_si512(two, upper));
+            [
+                join(_mm512_and_si512(four, low), _mm512_sllv_epi16(two, left)),
+                join(_mm512_and_si512(_mm512_srli_epi16::<4>(four), low), _mm512_srlv_epi16(two, right)),
+            ]
+        };
+        let ([a, b], [c, d]) = (half_block(0), half_block(1));
+        let scales = _mm_loadu_si128(p.add(192).cast());
+        // Without the sign's copies in the upper half of a lane.
+        let wide = _mm512_maskz_mov_epi16(0x5555_5555, _mm512_cvtepi8_epi32(scales));
+        let scale = half(p.add(208));
+        Unpacked {
+            numbers: [a, b, c, d],
+            scales: spread(wide, &STRAIGHT_LANES),
+            // Numbers are 32 too high.
+            offsets: _mm256_cvtepi8_epi16(scales),
+            scale,
+            offset_scale: 32.0 * scale,
+        }
+    }
+}
+
+/// One row times `N` columns.
+#[inline(always)]
+unsafe fn row<B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *mut f32) {
+    let mut sums = [_mm512_setzero_ps(); N];
+    let mut offsets = [_mm256_setzero_ps(); N];
+    for block in 0..rows.blocks {
+        let w = B::unpack(weights.add(block * B::BYTES));
+        for n in 0..N {
+            let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
+            let mut sum = _mm512_setzero_si512();
+            for v in 0..VECTORS {
+                let numbers = _mm512_load_si512(x.numbers.as_ptr().add(64 * v).cast());
+                let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.numbers[v], numbers);
+                sum = _mm512_dpwssd_epi32(sum, fours, w.scales[v]);
+            }
+            let scale = _mm512_set1_ps(w.scale * x.scale);
+            sums[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, sums[n]);
+            let offset = _mm256_madd_epi16(w.offsets, _mm256_load_si256(x.sums.as_ptr().cast()));
+            let scale = _mm256_set1_ps(w.offset_scale * x.scale);
+            offsets[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(offset), scale, offsets[n]);
+        }
+    }
+    for n in 0..N {
+        let total = _mm512_sub_ps(sums[n], _mm512_zextps256_ps512(offsets[n]));
+        *out.add(n * rows.out_stride) = _mm512_reduce_add_ps(total);
+    }
+}
+
+macro_rules! dots {
+    ($name:ident, $block:ty) => {
+        struct $name;
+
+        // SAFETY of the unsafe call: `dots` hands these out where the processor has the features; what the pointers must satisfy is
+        // passed on to the caller.
+        impl Dots for $name {
+            fn order(&self) -> &'static Order {
+                const { &<$block>::ORDER }
+            }
+            unsafe fn multiply(&self, rows: &Rows) {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+                unsafe fn f<const N: usize>(rows: &Rows) {
+                    for r in 0..rows.rows {
+                        row::<$block, N>(rows, rows.weights.add(r * rows.row_bytes), rows.out.add(r));
+                    }
+                }
+                match rows.columns {
+                    1 => unsafe { f::<1>(rows) },
+                    2 => unsafe { f::<2>(rows) },
+                    3 => unsafe { f::<3>(rows) },
+                    _ => unsafe { f::<COLUMNS>(rows) },
+                }
+            }
+        }
+    };
+}
+
+dots!(Q4KDots, Q4K);
+dots!(Q5KDots, Q5K);
+dots!(Q6KDots, Q6K);
+
+/// The kernel for a type, if the processor can run it.
+pub(super) fn dots(ty: llama::ggml_type) -> Option<&'static dyn Dots> {
+    if !(is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni"))
+    {
+        return None;
+    }
+    match ty {
+        llama::GGML_TYPE_Q4_K => Some(&Q4KDots),
+        llama::GGML_TYPE_Q5_K => Some(&Q5KDots),
+        llama::GGML_TYPE_Q6_K => Some(&Q6KDots),
+        _ => None,
+    }
+}

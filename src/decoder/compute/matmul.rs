@@ -1,0 +1,215 @@
+//! Matrix products: weights of any type that ggml can multiply, times columns of f32.
+
+use std::ffi::c_void;
+
+use llama_cpp_sys_2 as llama;
+
+use super::kquants::{self, Activations, Dots, Rows, Q8K};
+use super::{Failed, Memory, Shared, Tensor};
+use crate::threads::ThreadPool;
+
+/// Less work than this (products) is not worth a second thread.
+const WORK_FOR_THREADS: usize = 1 << 17;
+/// Tasks for each thread, so that a slow one does not keep the others waiting.
+const TASKS: usize = 6;
+/// Rows of a task are a multiple of this: a cache line of results.
+const ROW_STEP: usize = 16;
+
+/// A product as ggml describes it: `dst[n, m] = Σ weights[k, n] · x[k, m]`, for each of some slices.
+struct Product<'a> {
+    weights: &'a Tensor,
+    x: &'a Tensor,
+    dst: &'a Tensor,
+    /// Numbers in a row of the weights, and in a column of x.
+    depth: usize,
+    rows: usize,
+    columns: usize,
+    /// The two outer sizes of x; the weights' divide them.
+    slices: [usize; 2],
+}
+
+// SAFETY: nothing in it changes while it lives; what its tensors point to is used by unsafe code that says why.
+unsafe impl Sync for Product<'_> {}
+
+impl<'a> Product<'a> {
+    /// The node's, if it is one that this file computes.
+    fn of(dst: &'a Tensor) -> Option<Product<'a>> {
+        // SAFETY: ggml's nodes have their operands as long as they live.
+        let (weights, x) = unsafe { (dst.src[0].as_ref()?, dst.src[1].as_ref()?) };
+        let size = |n: i64| usize::try_from(n).ok().filter(|&n| n > 0);
+        // A hint that x is to be transformed otherwise.
+        let plain = dst.op_params[1] == 0;
+        // SAFETY: a type that ggml computes with has traits.
+        let number = unsafe { (*llama::ggml_get_type_traits(weights.type_)).type_size };
+        let fits = weights.ne[0] == x.ne[0]
+            && dst.ne == [weights.ne[1], x.ne[1], x.ne[2], x.ne[3]]
+            && weights.nb[0] == number
+            && x.nb[0] == size_of::<f32>()
+            && dst.nb[0] == size_of::<f32>()
+            && x.ne[2] % weights.ne[2].max(1) == 0
+            && x.ne[3] % weights.ne[3].max(1) == 0;
+        if !plain || !fits || x.type_ != llama::GGML_TYPE_F32 || dst.type_ != llama::GGML_TYPE_F32 {
+            return None;
+        }
+        Some(Product {
+            weights,
+            x,
+            dst,
+            depth: size(x.ne[0])?,
+            rows: size(weights.ne[1])?,
+            columns: size(x.ne[1])?,
+            slices: [size(x.ne[2])?, size(x.ne[3])?],
+        })
+    }
+
+    /// How many rows a task has.
+    fn rows_of_task(&self, pool: &ThreadPool) -> usize {
+        let slices = self.slices[0] * self.slices[1];
+        if self.depth * self.rows * self.columns * slices < WORK_FOR_THREADS {
+            return self.rows;
+        }
+        let tasks = (TASKS * pool.threads()).div_ceil(slices);
+        self.rows.div_ceil(tasks).next_multiple_of(ROW_STEP)
+    }
+
+    /// Where the rows, columns and results of a slice start.
+    fn slice(&self, index: usize) -> (*const u8, *const u8, *mut u8) {
+        let at = [index % self.slices[0], index / self.slices[0]];
+        let offset = |t: &Tensor, at: [usize; 2]| at[0] * t.nb[2] + at[1] * t.nb[3];
+        let shared = [2, 3].map(|d| (self.x.ne[d] / self.weights.ne[d]) as usize);
+        let weights = offset(self.weights, [at[0] / shared[0], at[1] / shared[1]]);
+        (
+            self.weights.data.cast::<u8>().wrapping_add(weights),
+            self.x.data.cast::<u8>().wrapping_add(offset(self.x, at)),
+            self.dst.data.cast::<u8>().wrapping_add(offset(self.dst, at)),
+        )
+    }
+}
+
+/// Computes the node if it is a product.
+pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> Result<bool, Failed> {
+    let Some(product) = Product::of(dst) else { return Ok(false) };
+    match kquants::dots(product.weights.type_) {
+        Some(dots) if product.slices == [1, 1] => by_blocks(pool, memory, &product, dots)?,
+        _ => return by_rows(pool, memory, &product),
+    }
+    Ok(true)
+}
+
+/// `columns` columns of x in the type that ggml multiplies weights with; columns are `stride` bytes apart in both.
+struct Quantize {
+    from_float: unsafe extern "C" fn(*const f32, *mut c_void, i64),
+    depth: usize,
+    x_stride: usize,
+    stride: usize,
+}
+
+impl Quantize {
+    fn columns(&self, pool: &ThreadPool, columns: usize, x: *const u8, out: *mut u8) {
+        let (x, out) = (Shared(x.cast_mut()), Shared(out));
+        let one = |column: usize| {
+            // SAFETY: every column is read and written once, inside of the two matrices.
+            unsafe {
+                let from = x.get().add(column * self.x_stride).cast::<f32>();
+                (self.from_float)(from, out.get().add(column * self.stride).cast(), self.depth as i64);
+            }
+        };
+        if columns * self.depth < WORK_FOR_THREADS / 4 {
+            (0..columns).for_each(one);
+        } else {
+            pool.parallel_for(columns, &one);
+        }
+    }
+}
+
+/// With our own kernels for k-quants.
+fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &dyn Dots) -> Result<(), Failed> {
+    let blocks = product.depth / kquants::BLOCK;
+    let all = product.columns * blocks;
+    let quantized = memory.rows.bytes(all * size_of::<Q8K>())?;
+    let operand = memory.operand.bytes(all * size_of::<Activations>())?.cast::<Activations>();
+    let (weights, x, dst) = product.slice(0);
+    // SAFETY: every type has traits, and ggml quantises to Q8_K.
+    let from_float = unsafe { (*llama::ggml_get_type_traits_cpu(llama::GGML_TYPE_Q8_K)).from_float }.ok_or(Failed)?;
+    let stride = blocks * size_of::<Q8K>();
+    let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
+    quantize.columns(pool, product.columns, x, quantized);
+    // SAFETY: both have room for `all` blocks, those of `quantized` were just written, and `Activations` may be anything.
+    let (from, to) = unsafe {
+        (std::slice::from_raw_parts(quantized.cast::<Q8K>(), all), std::slice::from_raw_parts_mut(operand, all))
+    };
+    kquants::reorder(from, dots.order(), to);
+
+    let rows = product.rows_of_task(pool);
+    let (weights, operand, dst) = (Shared(weights.cast_mut()), Shared(operand), Shared(dst));
+    pool.parallel_for(product.rows.div_ceil(rows), &|task| {
+        let first = task * rows;
+        for column in (0..product.columns).step_by(kquants::COLUMNS) {
+            // SAFETY: rows and columns of the product; every task has its own rows of the result.
+            unsafe {
+                dots.multiply(&Rows {
+                    weights: weights.get().add(first * product.weights.nb[1]),
+                    row_bytes: product.weights.nb[1],
+                    rows: rows.min(product.rows - first),
+                    blocks,
+                    activations: operand.get().add(column * blocks),
+                    columns: kquants::COLUMNS.min(product.columns - column),
+                    out: dst.get().add(column * product.dst.nb[1]).cast::<f32>().add(first),
+                    out_stride: product.dst.nb[1] / size_of::<f32>(),
+                });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// With ggml's product of a row and a column.
+fn by_rows(pool: &ThreadPool, memory: &mut Memory, product: &Product) -> Result<bool, Failed> {
+    // SAFETY: every type has traits.
+    let traits = unsafe { &*llama::ggml_get_type_traits_cpu(product.weights.type_) };
+    let Some(vec_dot) = traits.vec_dot else { return Ok(false) };
+    let slices = product.slices[0] * product.slices[1];
+    let as_it_is = traits.vec_dot_type == llama::GGML_TYPE_F32;
+    // SAFETY: as above.
+    let from_float = unsafe { (*llama::ggml_get_type_traits_cpu(traits.vec_dot_type)).from_float };
+    // SAFETY: plain arithmetic on the type's sizes.
+    let stride = unsafe { llama::ggml_row_size(traits.vec_dot_type, product.depth as i64) };
+    let operand = match from_float {
+        _ if as_it_is => std::ptr::null_mut(),
+        None => return Ok(false),
+        Some(from_float) => {
+            let operand = memory.operand.bytes(stride * product.columns * slices)?;
+            let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
+            for slice in 0..slices {
+                let out = operand.wrapping_add(slice * product.columns * stride);
+                quantize.columns(pool, product.columns, product.slice(slice).1, out);
+            }
+            operand
+        }
+    };
+    let rows = product.rows_of_task(pool);
+    let tasks = product.rows.div_ceil(rows);
+    let operand = Shared(operand);
+    pool.parallel_for(slices * tasks, &|task| {
+        let (slice, first) = (task / tasks, task % tasks * rows);
+        let (weights, x, dst) = product.slice(slice);
+        let last = (first + rows).min(product.rows);
+        for block in (first..last).step_by(ROW_STEP) {
+            for column in 0..product.columns {
+                // SAFETY: rows and columns of the product; every task has its own rows of the result.
+                unsafe {
+                    let column_at = match as_it_is {
+                        true => x.add(column * product.x.nb[1]),
+                        false => operand.get().add((slice * product.columns + column) * stride).cast_const(),
+                    };
+                    let out = dst.add(column * product.dst.nb[1]).cast::<f32>();
+                    for row in block..(block + ROW_STEP).min(last) {
+                        let row_at = weights.add(row * product.weights.nb[1]);
+                        vec_dot(product.depth as i32, out.add(row), 0, row_at.cast(), 0, column_at.cast(), 0, 1);
+                    }
+                }
+            }
+        }
+    });
+    Ok(true)
+}
