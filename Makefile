@@ -3,13 +3,14 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind lint header abi bench accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind fuzz lint header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
 	@echo 'make install        install headers, libraries, pkg-config and CMake files; PREFIX, DESTDIR and LIBDIR say where'
 	@echo 'make test           run all tests'
 	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
+	@echo 'make fuzz           run a fuzz target with libFuzzer; TARGET and SECONDS say which and how long (docs/testing.md)'
 	@echo 'make lint           formatting and clippy'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
 	@echo 'make abi            record what the header adds to the ABI in abi/'
@@ -42,6 +43,12 @@ test: lib
 
 test-valgrind: lib
 	TGV_TEST_RUNNER=valgrind $(CARGO) test --release --test c_abi
+
+TARGET ?= c_api
+SECONDS ?= 600
+
+fuzz: setup
+	@bash scripts/fuzz.sh $(TARGET) $(SECONDS)
 
 lint: setup
 	$(CARGO) fmt --all --check
