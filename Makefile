@@ -3,7 +3,7 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind fuzz lint header abi bench accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind fuzz lint features header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
 	@echo 'make fuzz           run a fuzz target with libFuzzer; TARGET and SECONDS say which and how long (docs/testing.md)'
 	@echo 'make lint           formatting and clippy'
+	@echo 'make features       build and test with each picture format alone, and with none'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
 	@echo 'make abi            record what the header adds to the ABI in abi/'
 	@echo 'make bench          measure speed and memory beside llama.cpp, ggml, PyTorch and ONNX Runtime (bench/README.md)'
@@ -23,8 +24,11 @@ help:
 setup:
 	@sh scripts/setup.sh
 
+# Cargo features of the library, such as FEATURES=jpeg,png; unset for all picture formats.
+CHOSEN = $(if $(filter undefined,$(origin FEATURES)),,-p tinygptv --no-default-features --features '$(FEATURES)')
+
 lib: setup
-	$(CARGO) build --release
+	$(CARGO) build --release $(CHOSEN)
 
 PREFIX ?= /usr/local
 LIBDIR ?= lib
@@ -53,6 +57,9 @@ fuzz: setup
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+features: setup
+	@CARGO='$(CARGO)' sh scripts/features.sh
 
 abi: setup
 	TGV_UPDATE_ABI=1 $(CARGO) test --release --test abi the_abi_keeps_its_promises

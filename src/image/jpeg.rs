@@ -22,18 +22,19 @@ pub(super) fn decode(mut source: impl Read) -> std::result::Result<Image, Failur
     if !is_whole(&bytes) {
         return Err(truncated().into());
     }
-    let picture = Samples::decode(&bytes)?;
-    let (width, height) = (picture.width, picture.height);
-    let rgb = match picture.channels {
-        3 => picture.values,
+    let header = Header::read(&bytes)?;
+    let (width, height, channels) = (header.width, header.height, header.channels);
+    let values = header.decode()?;
+    let rgb = match channels {
+        3 => values,
         1 => {
-            let mut rgb = reserve(picture.values.len() * 3)?;
-            rgb.extend(picture.values.iter().flat_map(|&v| [v; 3]));
+            let mut rgb = reserve(values.len() * 3)?;
+            rgb.extend(values.iter().flat_map(|&v| [v; 3]));
             rgb
         }
         _ => {
-            let mut rgb = reserve(picture.values.len() / 4 * 3)?;
-            let pixels = picture.values.as_chunks::<4>().0.iter();
+            let mut rgb = reserve(values.len() / 4 * 3)?;
+            let pixels = values.as_chunks::<4>().0.iter();
             rgb.extend(pixels.flat_map(|&cmyk| cmyk_to_rgb(cmyk.map(|v| 255 - v))));
             rgb
         }
@@ -41,19 +42,20 @@ pub(super) fn decode(mut source: impl Read) -> std::result::Result<Image, Failur
     Ok(Image { width, height, rgb })
 }
 
-/// What a JPEG stream holds.
-pub(super) struct Samples {
+/// What a JPEG stream holds, before it is decoded.
+pub(super) struct Header<'a> {
     pub width: u32,
     pub height: u32,
     /// 1 for gray, 3 for RGB, 4 for CMYK as it is in the file.
     pub channels: usize,
-    /// `[height, width, channels]`.
-    pub values: Vec<u8>,
+    format: turbo::TJPF,
+    decompressor: Decompressor,
+    bytes: &'a [u8],
 }
 
-impl Samples {
-    /// Decodes a JPEG stream of 8 bits a sample.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Samples> {
+impl Header<'_> {
+    /// Reads the header of a JPEG stream of 8 bits a sample, and checks its size.
+    pub(super) fn read(bytes: &[u8]) -> Result<Header<'_>> {
         let decompressor = Decompressor::new()?;
         // SAFETY: the handle is live, and `bytes` is valid for its length.
         let code = unsafe { turbo::tj3DecompressHeader(decompressor.0, bytes.as_ptr(), bytes.len() as _) };
@@ -80,7 +82,13 @@ impl Samples {
             turbo::TJCS_TJCS_CMYK | turbo::TJCS_TJCS_YCCK => (4, turbo::TJPF_TJPF_CMYK),
             _ => (3, turbo::TJPF_TJPF_RGB),
         };
-        let len = width as usize * height as usize * channels;
+        Ok(Header { width, height, channels, format, decompressor, bytes })
+    }
+
+    /// `[height, width, channels]`.
+    pub(super) fn decode(self) -> Result<Vec<u8>> {
+        let Header { format, decompressor, bytes, .. } = self;
+        let len = self.width as usize * self.height as usize * self.channels;
         let mut values = reserve(len)?;
         values.resize(len, 0u8);
         decompressor.set(turbo::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
@@ -90,7 +98,7 @@ impl Samples {
             turbo::tj3Decompress8(decompressor.0, bytes.as_ptr(), bytes.len() as _, values.as_mut_ptr(), 0, format)
         };
         decompressor.check(code)?;
-        Ok(Samples { width, height, channels, values })
+        Ok(values)
     }
 }
 

@@ -2,21 +2,46 @@
 //!
 //! Colours and resizing follow PIL (`convert("RGB")`, `resize(BICUBIC)`), with which the model was trained, to the bit.
 
+// What the formats share is not all used where some of them are left out.
+#![cfg_attr(
+    not(all(
+        feature = "bmp",
+        feature = "gif",
+        feature = "jpeg",
+        feature = "png",
+        feature = "pnm",
+        feature = "tiff",
+        feature = "webp"
+    )),
+    allow(dead_code)
+)]
+
+#[cfg(feature = "bmp")]
+mod bmp;
+#[cfg(any(feature = "bmp", feature = "png", feature = "pnm", feature = "webp"))]
+mod codecs;
 mod colour;
 mod decode;
+mod format;
+#[cfg(feature = "gif")]
 mod gif;
+#[cfg(feature = "jpeg")]
 mod jpeg;
+#[cfg(any(feature = "gif", feature = "tiff"))]
 mod lzw;
+#[cfg(feature = "png")]
+mod png;
+#[cfg(feature = "pnm")]
 mod pnm;
 mod resize;
+#[cfg(feature = "tiff")]
 mod tiff;
+#[cfg(feature = "webp")]
+mod webp;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor};
 use std::path::Path;
-
-use ::image::codecs::png::PngEncoder;
-use ::image::{ExtendedColorType, ImageEncoder};
 
 use crate::error::{Error, Result};
 use decode::{decode, Failure};
@@ -144,13 +169,16 @@ impl Image {
     /// Writes the picture as a PNG file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] when the file cannot be written; [`Error::InvalidArgument`] in builds without the feature `png`.
     pub fn save_png(&self, path: &Path) -> Result<()> {
-        let mut png = Vec::new();
-        PngEncoder::new(&mut png)
-            .write_image(&self.rgb, self.width, self.height, ExtendedColorType::Rgb8)
-            .map_err(|e| Error::Internal(format!("the picture could not be encoded: {e}")))?;
-        std::fs::write(path, png).map_err(|e| Error::io("write", path, e))
+        #[cfg(feature = "png")]
+        return std::fs::write(path, png::encode(self)?).map_err(|e| Error::io("write", path, e));
+        #[cfg(not(feature = "png"))]
+        Err(Error::InvalidArgument(format!(
+            "'{}' cannot be written: {}",
+            path.display(),
+            format::Format::Png.missing()
+        )))
     }
 
     /// Pixels in a row.

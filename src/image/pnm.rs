@@ -1,7 +1,10 @@
-//! PBM, PGM, PPM and gray PFM files, with PIL's scaling of values.
+//! PBM, PGM, PPM and gray PFM files, with PIL's scaling of values; PAM files through the `image` crate.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Seek};
 
+use ::image::codecs::pnm::PnmDecoder;
+
+use super::codecs;
 use super::decode::Failure;
 use super::{bad, check_size, reserve, truncated, Image};
 use crate::error::Error;
@@ -17,8 +20,17 @@ enum Coding {
     Float,
 }
 
-/// Whether the bytes begin as a file that [`decode`] reads.
-pub(super) fn recognises(head: &[u8]) -> bool {
+/// Decodes a file of the family.
+pub(super) fn decode(mut source: impl BufRead + Seek) -> Result<Image> {
+    if is_known(source.fill_buf().map_err(Failure::Read)?) {
+        decode_known(source)
+    } else {
+        codecs::read(PnmDecoder::new(source)?, false)
+    }
+}
+
+/// Whether the bytes begin as a file that [`decode_known`] reads.
+fn is_known(head: &[u8]) -> bool {
     matches!(head, [b'P', b'1'..=b'6' | b'f', space, ..] if is_space(*space))
 }
 
@@ -26,7 +38,7 @@ pub(super) fn recognises(head: &[u8]) -> bool {
 ///
 /// Samples are scaled by value / maxval and rounded, halves to even. Gray with a maxval over 255 is scaled to 65535 and clipped at 255,
 /// floating-point values are clipped to 0 … 255 and cut to integers.
-pub(super) fn decode(mut source: impl BufRead) -> Result<Image> {
+fn decode_known(mut source: impl BufRead) -> Result<Image> {
     let mut magic = [0; 2];
     source.read_exact(&mut magic).map_err(Failure::Read)?;
     let (coding, channels) = match magic[1] {
@@ -210,6 +222,14 @@ fn corrupt(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_checked_before_decoding() {
+        for header in ["P5 70000 1 255\n", "P6 60000 60000 255\n", "P6 1 4000000000 255\n"] {
+            assert!(matches!(Image::decode(header.as_bytes()), Err(Error::ImageTooLarge(_))), "{header}");
+        }
+        assert!(matches!(Image::decode(b"P6 0 5 255\n"), Err(Error::BadImage(_))));
+    }
 
     /// Levels of a gray file.
     fn gray(file: &[u8]) -> Vec<u8> {

@@ -11,13 +11,15 @@ use weezl::BitOrder;
 
 use super::colour::{cmyk_to_rgb, unmultiply};
 use super::decode::Failure;
-use super::{check_size, jpeg, lzw, reserve, too_costly, truncated, Image};
+use super::{check_size, lzw, reserve, too_costly, truncated, Image};
 use crate::error::Error;
 
 type Result<T> = std::result::Result<T, Failure>;
 
 /// Bytes of a strip or tile, unpacked.
 const MAX_PART_BYTES: u64 = 1 << 31;
+/// Bytes of a strip or tile in the file over twice those of its samples. All of thousands of strips may name the whole file.
+const MAX_OVERHEAD: u64 = 1 << 16;
 
 /// Decodes the first picture of a TIFF file, turned as its orientation says (as PIL does with TIFF alone).
 pub(super) fn decode(source: impl Read + Seek) -> Result<Image> {
@@ -41,7 +43,8 @@ pub(super) fn decode(source: impl Read + Seek) -> Result<Image> {
         let columns = layout.part_width.min(width - left);
         let mut raw = Vec::new();
         file.goto_offset_u64(layout.offsets[part]).map_err(Failure::from_io)?;
-        file.inner().take(layout.counts[part]).read_to_end(&mut raw).map_err(Failure::from_io)?;
+        let length = layout.counts[part].min(layout.most_packed_bytes());
+        file.inner().take(length).read_to_end(&mut raw).map_err(Failure::from_io)?;
         let values = layout.unpack(raw, rows, meaning.clips())?;
         let in_part = channels / planes;
         for (y, line) in values.chunks(layout.part_width * in_part).enumerate() {
@@ -183,6 +186,16 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Bytes of the file that are read for a strip or tile.
+    fn most_packed_bytes(&self) -> u64 {
+        (self.row_bytes() as u64).saturating_mul(self.part_height as u64).saturating_mul(2).saturating_add(MAX_OVERHEAD)
+    }
+
+    /// Bytes of an unpacked row of a strip or tile.
+    fn row_bytes(&self) -> usize {
+        (self.part_width * self.samples_in_part() * self.bits).div_ceil(8)
+    }
+
     /// Samples of a pixel in one strip or tile.
     fn samples_in_part(&self) -> usize {
         if self.planar {
@@ -202,7 +215,7 @@ impl Layout {
         if self.reversed {
             raw.iter_mut().for_each(|b| *b = b.reverse_bits());
         }
-        let row_bytes = (row_values * self.bits).div_ceil(8);
+        let row_bytes = self.row_bytes();
         let mut data = self.decompress(raw, rows, row_bytes)?;
         if self.predicted {
             for row in data.chunks_mut(row_bytes) {
@@ -306,7 +319,13 @@ impl Layout {
         }
     }
 
+    #[cfg(not(feature = "jpeg"))]
+    fn unpack_jpeg(&self, _raw: &[u8], _rows: usize) -> Result<Vec<u8>> {
+        Err(super::bad(super::format::Format::Jpeg.missing()).into())
+    }
+
     /// A strip or tile that is a JPEG stream, whose tables may stand in the directory (TIFF Technical Note 2).
+    #[cfg(feature = "jpeg")]
     fn unpack_jpeg(&self, raw: &[u8], rows: usize) -> Result<Vec<u8>> {
         let stream = raw.strip_prefix(b"\xff\xd8").ok_or_else(|| corrupt("no JPEG stream"))?;
         let tables = self.jpeg_tables.strip_prefix(b"\xff\xd8").unwrap_or_default();
@@ -314,16 +333,17 @@ impl Layout {
         // The colour space follows from the directory: an Adobe marker tells it, 1 for YCbCr, 0 for none.
         let transform = u8::from(self.photometric == 6);
         let adobe = [b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0", &[transform][..]].concat();
-        let picture = jpeg::Samples::decode(&[&adobe, tables, stream].concat())?;
-        let row_values = self.part_width * self.samples_in_part();
-        if picture.width as usize != self.part_width
-            || picture.channels != self.samples_in_part()
-            || (picture.height as usize) < rows
+        let stream = [&adobe, tables, stream].concat();
+        let header = super::jpeg::Header::read(&stream)?;
+        // Before it is decoded: each of many small strips could claim to be the largest picture.
+        if header.width as usize != self.part_width
+            || header.channels != self.samples_in_part()
+            || !(rows..=self.part_height).contains(&(header.height as usize))
         {
             return Err(corrupt("a JPEG stream of another size"));
         }
-        let mut values = picture.values;
-        values.truncate(rows * row_values);
+        let mut values = header.decode()?;
+        values.truncate(rows * self.part_width * self.samples_in_part());
         Ok(values)
     }
 }
@@ -505,6 +525,8 @@ mod tests {
     #[test]
     fn the_plain_file_is_read() {
         assert_eq!(Image::decode(&gray(&[])).unwrap().rgb(), [7; 48]);
+        // A colour profile that is none.
+        assert_eq!(Image::decode(&gray(&[(34675, 8)])).unwrap().rgb(), [7; 48]);
         // White is zero; a byte's bits the other way round.
         assert_eq!(Image::decode(&gray(&[(262, 0), (266, 2)])).unwrap().rgb(), [255 - 0xe0; 48]);
     }
