@@ -11,6 +11,8 @@
  * - Callbacks run on the thread of the call they were passed to and never after it has returned. They must not throw or
  *   longjmp.
  * - Nothing is printed, and nothing ends the process: see tgv_set_log_callback.
+ * - Several users in one process, who know nothing of each other, are fine: the only thing they share is the log, see
+ *   tgv_add_log_callback.
  */
 
 #ifndef TINYGPTV_H
@@ -53,7 +55,8 @@
 #define TGV_LOG_ERROR 4
 
 /**
- * Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
+ * Weights stay as they are in the files. Of mapped files they are ready at once, and the system can drop and share their
+ * pages.
  */
 #define TGV_PROFILE_MAPPED 0
 
@@ -73,6 +76,17 @@
  * Images are encoded in single precision whatever the weights are.
  */
 #define TGV_PRECISION_EXACT 1
+
+/**
+ * The files are memory-mapped. They must not be written to or truncated while the model or a session of it lives: the process
+ * would be killed by a bus error, or compute with other weights. Renaming another file over one, or deleting it, is fine.
+ */
+#define TGV_FILES_MAPPED 0
+
+/**
+ * The files are read into private memory of their size, so that anything may happen to them once the model is loaded.
+ */
+#define TGV_FILES_COPIED 1
 
 /**
  * Pixel layout: red, green, blue; one byte each.
@@ -262,9 +276,9 @@ typedef struct tgv_model_params {
    */
   int32_t precision;
   /**
-   * Always 0.
+   * How the files' weights are held: TGV_FILES_....
    */
-  int32_t reserved;
+  int32_t files;
 } tgv_model_params;
 
 /**
@@ -754,18 +768,45 @@ const char *tgv_status_name(tgv_status status);
 /**
  * Sends all messages of the library, llama.cpp's included, to `callback`, or nowhere when it is NULL (the default). The
  * library itself never writes to stdout or stderr. When this returns, the callback set before is not running and will not
- * be called again. One callback serves the whole process.
+ * be called again.
+ *
+ * This is the program's own callback, one for the whole process. A library or a plugin that lives in a program with others
+ * takes tgv_add_log_callback instead.
  *
  * Errors: TGV_ERROR_BUSY when called from inside a log callback.
  *
- * Thread-safety: any thread.
+ * Thread-safety: any thread, but without a lock that the callback takes.
  */
 tgv_status tgv_set_log_callback(tgv_log_callback callback,
                                 void *user_data);
 
 /**
- * Loads a model from its two GGUF files. Both are checked completely before they are used, then memory-mapped: they must
- * not be changed while the model lives.
+ * Sends all messages to one more callback, beside that of tgv_set_log_callback and any others. Each gets the messages of
+ * all models in the process: llama.cpp does not tell which one they are about.
+ *
+ * @param out_id  a number to remove it by, never 0 and never given again; untouched on failure
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT for NULL; TGV_ERROR_BUSY when called from inside a log callback.
+ *
+ * Thread-safety: any thread, but without a lock that a log callback takes.
+ */
+tgv_status tgv_add_log_callback(tgv_log_callback callback,
+                                void *user_data,
+                                uint64_t *out_id);
+
+/**
+ * Removes a callback that tgv_add_log_callback added. When this returns, it is not running and will not be called again.
+ *
+ * Errors: TGV_ERROR_INVALID_ARGUMENT for a number that no callback has; TGV_ERROR_BUSY when called from inside a log
+ * callback.
+ *
+ * Thread-safety: any thread, but without a lock that the callback takes.
+ */
+tgv_status tgv_remove_log_callback(uint64_t id);
+
+/**
+ * Loads a model from its two GGUF files. Both are checked completely before they are used. Unless tgv_model_params.files is
+ * TGV_FILES_COPIED they are then memory-mapped, and must not be changed while the model or a session of it lives.
  *
  * @param decoder_path  the decoder file, UTF-8
  * @param vision_path   the vision file, UTF-8; NULL loads a decoder that answers about text only

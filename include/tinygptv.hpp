@@ -282,8 +282,8 @@ inline bool is_compatible() noexcept { return tgv_abi_version() == TGV_ABI_VERSI
 inline std::string_view status_name(tgv_status status) { return tgv_status_name(status); }
 
 /// Sends all messages of the library to `callback`, or nowhere when it is empty. When this returns, the callback set before
-/// is not running and will not be called again. One callback serves the whole process: do not mix with
-/// tgv_set_log_callback. TGV_ERROR_BUSY from inside a log callback and while another thread sets one.
+/// is not running and will not be called again. The program's own callback, one for the whole process: do not mix with
+/// tgv_set_log_callback, and take a LogListener in a library. TGV_ERROR_BUSY from inside a log callback and while another thread sets one.
 inline Result<void> set_log_callback(LogCallback callback) {
     static std::mutex mutex;
     // Not destroyed at the end of the program: messages may still come.
@@ -297,6 +297,39 @@ inline Result<void> set_log_callback(LogCallback callback) {
     const std::unique_ptr<LogCallback> old(std::exchange(current, next.release()));
     return Result<void>();
 }
+
+/// Hears all messages of the library as long as it lives, beside set_log_callback and other listeners: for a part of a program
+/// that knows nothing of the others.
+class LogListener {
+public:
+    /// TGV_ERROR_BUSY from inside a log callback, TGV_ERROR_INVALID_ARGUMENT for an empty one.
+    static Result<LogListener> add(LogCallback callback) {
+        auto kept = std::make_unique<LogCallback>(std::move(callback));
+        std::uint64_t id = 0;
+        const tgv_status status = tgv_add_log_callback(*kept ? detail::on_log : nullptr, kept.get(), &id);
+        return detail::give(status, LogListener(id, std::move(kept)));
+    }
+
+    LogListener(LogListener &&other) noexcept
+        : id_(std::exchange(other.id_, 0)), callback_(std::move(other.callback_)) {}
+    LogListener &operator=(LogListener other) noexcept {
+        std::swap(id_, other.id_);
+        std::swap(callback_, other.callback_);
+        return *this;
+    }
+
+    ~LogListener() {
+        // Where it cannot be removed, inside a log callback, it stays for good.
+        if (id_ != 0 && tgv_remove_log_callback(id_) != TGV_OK) static_cast<void>(callback_.release());
+    }
+
+private:
+    LogListener(std::uint64_t id, std::unique_ptr<LogCallback> callback) noexcept
+        : id_(id), callback_(std::move(callback)) {}
+
+    std::uint64_t id_;
+    std::unique_ptr<LogCallback> callback_;
+};
 
 /// Figures of a model, of an answer.
 using ModelInfo = tgv_model_info;
@@ -325,6 +358,7 @@ struct ModelOptions {
     std::uint64_t processor_mask = 0;
     std::uint64_t memory_limit = 0;
     std::int32_t precision = TGV_PRECISION_AUTO;
+    std::int32_t files = TGV_FILES_MAPPED;
     ProgressCallback on_progress;
 
     /// As the C API takes them, without the callback.
@@ -337,6 +371,7 @@ struct ModelOptions {
         params.processor_mask = processor_mask;
         params.memory_limit = memory_limit;
         params.precision = precision;
+        params.files = files;
         return params;
     }
 };

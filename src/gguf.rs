@@ -1,4 +1,4 @@
-//! Memory-mapped GGUF files: a strict reader. Nothing else in the crate parses GGUF.
+//! GGUF files, memory-mapped or copied: a strict reader. Nothing else in the crate parses GGUF.
 //!
 //! Everything in the file is checked before anything is used, so that neither this crate nor llama.cpp (whose own checks end
 //! the process in places) meets a count, size or offset that does not add up. Format: the GGUF specification of the ggml
@@ -7,13 +7,16 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
+use std::io::{ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, Result};
 
+const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 const MAX_KEY_LENGTH: u64 = 65_535;
@@ -174,7 +177,7 @@ pub struct TensorInfo {
     start: usize,
 }
 
-/// A tensor's data inside the mapped file. Keeps the mapping alive.
+/// A tensor's data inside the file's memory, which it keeps alive.
 #[derive(Clone)]
 pub struct Tensor {
     map: Arc<Mmap>,
@@ -203,9 +206,22 @@ impl Tensor {
     }
 }
 
+/// How a file's bytes are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// All of them, memory-mapped: whoever truncates the file ends this process, whoever writes into it changes the weights.
+    Mapped,
+    /// All of them, in memory of our own.
+    Copied,
+    /// Those in front of the tensors' data, in memory of our own, of a file whose tensors somebody else reads.
+    Header,
+}
+
 /// A validated GGUF file.
 pub struct Gguf {
     path: PathBuf,
+    size: u64,
+    modified: Option<SystemTime>,
     map: Arc<Mmap>,
     metadata: Vec<(String, Value)>,
     keys: HashMap<String, usize>,
@@ -223,28 +239,63 @@ impl Gguf {
     /// Maps the file and checks all of its header: magic, version, counts, keys, values, tensor types, shapes, sizes,
     /// offsets and overlaps. The tensors' numbers are not looked at.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        Gguf::open_as(path, Hold::Mapped)
+    }
+
+    /// [`open`](Self::open), with the bytes held as wanted.
+    pub(crate) fn open_as(path: &Path, hold: Hold) -> Result<Gguf> {
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
         if meta.is_dir() {
             return Err(Error::bad_file(path, "it is a folder; pass the .gguf file inside it"));
         }
-        if meta.len() == 0 {
+        let size = meta.len();
+        if size == 0 {
             return Err(Error::bad_file(path, "the file is empty; copy or convert it again"));
         }
-        // SAFETY: the mapping is read-only and private. Another process that truncates the file while it is mapped is
-        // outside what a library can guard against here; the header documents that model files must not change.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        let parsed = parse(&map).map_err(|problem| Error::bad_file(path, problem))?;
+        let bad_file = |problem| Error::bad_file(path, problem);
+        let (map, parsed) = match hold {
+            Hold::Mapped => {
+                // SAFETY: the mapping is read-only and private. Another process that truncates the file while it is mapped
+                // is outside what a library can guard against here; the header documents that model files must not change,
+                // and `Copied` is for those who cannot promise it.
+                let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+                let parsed = parse(&map, map.len() as u64).map_err(bad_file)?;
+                (map, parsed)
+            }
+            Hold::Copied => {
+                let map = copy_start(&mut file, path, size)?;
+                let parsed = parse(&map, size).map_err(bad_file)?;
+                (map, parsed)
+            }
+            Hold::Header => read_header(&mut file, path, size)?,
+        };
         let keys = parsed.metadata.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
         let names = parsed.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         Ok(Gguf {
             path: path.to_owned(),
+            size,
+            modified: meta.modified().ok(),
             map: Arc::new(map),
             metadata: parsed.metadata,
             keys,
             tensors: parsed.tensors,
             names,
         })
+    }
+
+    /// Tells whether the path still names what was checked: for after somebody else has opened it, too.
+    ///
+    /// # Errors
+    /// `Io` when the file is gone, has another size or was written to.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let meta = std::fs::metadata(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
+        if meta.len() == self.size && meta.modified().ok() == self.modified {
+            return Ok(());
+        }
+        let changed =
+            std::io::Error::new(ErrorKind::Interrupted, "it changed while it was being loaded; load it again");
+        Err(Error::io("read", &self.path, changed))
     }
 
     /// The file's path as given.
@@ -254,13 +305,13 @@ impl Gguf {
 
     /// Size of the file in bytes.
     pub fn file_size(&self) -> u64 {
-        self.map.len() as u64
+        self.size
     }
 
     /// The file's bytes in front of its first tensor's data: everything but the weights.
     pub fn header(&self) -> &[u8] {
         let end = self.tensors.iter().map(|t| t.start).min().unwrap_or(self.map.len());
-        &self.map[..end]
+        &self.map[..end.min(self.map.len())]
     }
 
     /// All metadata in file order.
@@ -355,8 +406,8 @@ impl Gguf {
         self.names.get(name).map(|&i| &self.tensors[i])
     }
 
-    /// The named tensor, whose shape must be `shape` (row-major).
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    /// What the file says of the named tensor, whose shape must be `shape` (row-major).
+    pub fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
         let info = self.find_tensor(name).ok_or_else(|| {
             Error::unsupported(
                 &self.path,
@@ -369,7 +420,50 @@ impl Gguf {
                 format!("its tensor '{name}' is {:?} where its metadata make it {shape:?}", info.shape),
             ));
         }
+        Ok(info)
+    }
+
+    /// The named tensor, whose shape must be `shape` (row-major).
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let info = self.check_tensor(name, shape)?;
+        if info.start + info.size_bytes > self.map.len() {
+            return Err(Error::Internal(format!("only the header of '{}' was read", self.path.display())));
+        }
         Ok(Tensor { map: self.map.clone(), info: info.clone() })
+    }
+}
+
+/// The first `size` bytes of a file, in memory that no file backs.
+fn copy_start(file: &mut File, path: &Path, size: u64) -> Result<Mmap> {
+    let memory = usize::try_from(size).ok().and_then(|size| MmapMut::map_anon(size).ok());
+    let mut memory = memory.ok_or_else(|| {
+        Error::OutOfMemory(format!(
+            "{size} bytes for a copy of '{}' cannot be had; free memory, or map the file instead",
+            path.display()
+        ))
+    })?;
+    let read = file.read_exact(&mut memory).and_then(|()| memory.make_read_only());
+    read.map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => Error::bad_file(path, "it became shorter while it was read: load it again"),
+        _ => Error::io("read", path, e),
+    })
+}
+
+/// More than the header of most models.
+const HEADER_GUESS: u64 = 4 << 20;
+
+/// The header of a file that may be much larger: as much from its start as turns out to be needed.
+fn read_header(file: &mut File, path: &Path, size: u64) -> Result<(Mmap, Parsed)> {
+    let mut length = size.min(HEADER_GUESS);
+    loop {
+        file.rewind().map_err(|e| Error::io("read", path, e))?;
+        let map = copy_start(file, path, length)?;
+        match parse(&map, size) {
+            Ok(parsed) => return Ok((map, parsed)),
+            Err(problem) if length == size || !map.starts_with(MAGIC) => return Err(Error::bad_file(path, problem)),
+            // Perhaps it only ends too early.
+            Err(_) => length = size.min(length.saturating_mul(8)),
+        }
     }
 }
 
@@ -531,11 +625,12 @@ fn wrong_kind(bytes: &[u8]) -> &'static str {
     }
 }
 
-fn parse(bytes: &[u8]) -> std::result::Result<Parsed, Problem> {
-    if !bytes.starts_with(b"GGUF") {
+/// Parses the header of a file of `file_size` bytes from as many of them as are there.
+fn parse(bytes: &[u8], file_size: u64) -> std::result::Result<Parsed, Problem> {
+    if !bytes.starts_with(MAGIC) {
         return Err(wrong_kind(bytes).to_owned());
     }
-    let mut r = Reader { bytes, at: 4 };
+    let mut r = Reader { bytes, at: MAGIC.len() };
     match r.u32()? {
         2 | 3 => {}
         1 => return Err("GGUF version 1 is no longer in use; convert the model again".into()),
@@ -584,7 +679,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, Problem> {
     }
 
     let data_start = (r.at as u64).next_multiple_of(alignment);
-    let data_size = (bytes.len() as u64).saturating_sub(data_start);
+    let data_size = file_size.saturating_sub(data_start);
     for (tensor, offset) in &mut tensors {
         let end = offset.checked_add(tensor.size_bytes as u64);
         if end.is_none_or(|e| e > data_size) {
@@ -695,7 +790,7 @@ mod tests {
     }
 
     fn problem(bytes: &[u8]) -> String {
-        match parse(bytes) {
+        match parse(bytes, bytes.len() as u64) {
             Ok(_) => panic!("accepted"),
             Err(p) => p,
         }
@@ -704,7 +799,7 @@ mod tests {
     #[test]
     fn reads_keys_and_tensors() {
         let b = Builder::new(3, 2, 1).u32_key("a.b", 7).tensor("x", &[32, 2], 8, 0).tensor("y", &[3], 0, 96).data(108);
-        let p = parse(&b).unwrap();
+        let p = parse(&b, b.len() as u64).unwrap();
         assert_eq!(p.metadata, [("a.b".to_owned(), Value::Unsigned(7))]);
         assert_eq!(p.tensors[0].shape, [2, 32]);
         assert_eq!(p.tensors[0].size_bytes, 68);
@@ -757,6 +852,39 @@ mod tests {
         assert!(key(&huge_array).contains("claims"));
         let nested = [9u32.to_le_bytes().as_slice(), &9u32.to_le_bytes(), &1u64.to_le_bytes()].concat();
         assert!(key(&nested).contains("no element type"));
+    }
+
+    /// A file with a header longer than the first guess of `read_header`.
+    fn long_header() -> Vec<u8> {
+        let words = |b: Builder, n: u64| (0..n).fold(b, |b, i| b.text(&format!("{i:>63}")));
+        let count = HEADER_GUESS / 71 + 1;
+        let array = [9u32.to_le_bytes().as_slice(), &8u32.to_le_bytes(), &count.to_le_bytes()].concat();
+        words(Builder::new(3, 1, 1).text("words").raw(&array), count).tensor("t", &[16], 0, 0).data(64)
+    }
+
+    #[test]
+    fn held_in_every_way() {
+        let path = std::env::temp_dir().join(format!("tinygptv-held-{}.gguf", std::process::id()));
+        let bytes = long_header();
+        std::fs::write(&path, &bytes).unwrap();
+        let held = [Hold::Mapped, Hold::Copied, Hold::Header].map(|hold| Gguf::open_as(&path, hold).unwrap());
+        for file in &held {
+            assert_eq!(file.file_size(), bytes.len() as u64);
+            assert_eq!(file.str_array("words").unwrap().len() as u64, HEADER_GUESS / 71 + 1);
+            assert_eq!(file.tensors(), held[0].tensors());
+            file.check_unchanged().unwrap();
+        }
+        // A header of another length than the guess, and no tensors behind it.
+        std::fs::write(&path, &long_header()[..200]).unwrap();
+        assert!(held[0].check_unchanged().is_err());
+        for hold in [Hold::Copied, Hold::Header] {
+            assert!(matches!(Gguf::open_as(&path, hold), Err(Error::BadModelFile { .. })));
+        }
+        assert_eq!(held[1].tensor("t", &[16]).unwrap().bytes().len(), 64, "a copy stays as it was");
+        std::fs::write(&path, Builder::new(3, 1, 0).tensor("t", &[4 << 20], 0, 0).data(16 << 20)).unwrap();
+        let header = Gguf::open_as(&path, Hold::Header).unwrap();
+        assert!(matches!(header.tensor("t", &[4 << 20]), Err(Error::Internal(_))));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //!
 //! Data walks one way: `ffi → session → prompt/tokenizer/vision/decoder → model → gguf`.
 //!
-//! - [`gguf`]: memory-mapped GGUF files, strictly validated; nothing else parses GGUF.
+//! - [`gguf`]: GGUF files, mapped or copied, strictly validated; nothing else parses GGUF.
 //! - [`image`]: pictures in, pixels exactly as PIL would resize them out.
 //! - [`vision`]: pixels → image embedding: ViT, ln_vision, Q-Former, projection, with kernels chosen at run time.
 //! - [`decoder`]: embeddings and tokens → logits → tokens; the only room that talks to llama.cpp.
@@ -67,7 +67,7 @@ pub use decoder::Sampling;
 pub use embedding::Embedding;
 pub use error::{Error, Result};
 pub use image::{Image, PixelFormat};
-pub use model::{Model, ModelInfo, ModelOptions, Profile};
+pub use model::{Files, Model, ModelInfo, ModelOptions, Profile};
 pub use session::{
     CancelHandle, Constraint, Finish, Phase, Progress, ProgressListener, RankOptions, Session, SessionOptions,
     Statistics, WhenFull,

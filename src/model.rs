@@ -8,7 +8,7 @@ use crate::decoder::{self, DecoderModel, LoadOptions, Sampling};
 use crate::embedding::Embedding;
 use crate::embedding_file::{self, VisionId};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Hold};
 use crate::image::Image;
 use crate::log::{self, Level};
 use crate::plan::{self, Budget, MemoryPlan};
@@ -28,6 +28,8 @@ pub struct ModelOptions {
     pub processors: ProcessorMask,
     /// What loading prefers.
     pub profile: Profile,
+    /// How the files' weights are held.
+    pub files: Files,
     /// Decoder layers to put on a GPU, in builds with a GPU feature.
     pub gpu_layers: u32,
     /// How exactly images are encoded.
@@ -47,6 +49,17 @@ pub enum Profile {
     /// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer
     /// load and private memory of the decoder file's size.
     Fast,
+}
+
+/// How the weights of the two files are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Files {
+    /// Memory-mapped. The files must not be written to or truncated while the model lives: the process would be killed by a
+    /// bus error, or compute with other weights. Replacing a file by renaming another over it is fine.
+    #[default]
+    Mapped,
+    /// Read into private memory of the files' size, so that anything may happen to them once the model is loaded.
+    Copied,
 }
 
 const DEFAULT_EMBEDDING_CACHE: usize = 32 << 20;
@@ -129,8 +142,15 @@ impl Model {
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<Model>> {
         options.processors.check()?;
-        let decoder_file = Gguf::open(decoder_path)?;
-        let vision_file = vision_path.map(Gguf::open).transpose()?;
+        let (hold_decoder, hold_vision) = match options.files {
+            Files::Mapped => (Hold::Mapped, Hold::Mapped),
+            Files::Copied => {
+                plan::check_copies([Some(decoder_path), vision_path], options.memory_limit)?;
+                (Hold::Header, Hold::Copied)
+            }
+        };
+        let decoder_file = Gguf::open_as(decoder_path, hold_decoder)?;
+        let vision_file = vision_path.map(|path| Gguf::open_as(path, hold_vision)).transpose()?;
         if let Some(vision_file) = &vision_file {
             check_roles(&decoder_file, vision_file)?;
         }
@@ -150,11 +170,14 @@ impl Model {
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,
             repack: options.profile == Profile::Fast,
+            copy: options.files == Files::Copied,
             processors: options.processors,
         };
         let mut on_decoder = |fraction: f32| progress(fraction * DECODER_SHARE);
         let decoder =
             Arc::new(DecoderModel::load_checked(&decoder_file, decoder_info, &decoder_options, &mut on_decoder)?);
+        // llama.cpp has opened the file anew, by its path.
+        decoder_file.check_unchanged()?;
         let tokenizer = Tokenizer::new(&decoder_file, decoder.clone())?;
         if tokenizer.is_fallback() {
             log::message(Level::Info, "the vocabulary is not GPT-2's kind: llama.cpp tokenises");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::decoder::{self, DecoderModel, KvType};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::model::{ModelOptions, Profile};
+use crate::model::{Files, ModelOptions, Profile};
 use crate::session::SessionOptions;
 use crate::threads::ThreadPool;
 use crate::vision::VisionEncoder;
@@ -25,7 +25,7 @@ const SESSION_BASE: u64 = 16 << 20;
 pub struct MemoryPlan {
     /// Pages of the two files. The system may drop them at any time and shares them between processes.
     pub mapped: u64,
-    /// A loaded model: vocabulary, small tensors, and the weights that the fast profile copies.
+    /// A loaded model: vocabulary, small tensors, and the weights that are copied.
     pub model: u64,
     /// The embedding cache, when it is full.
     pub cache: u64,
@@ -84,15 +84,15 @@ pub(crate) fn of_model(
     vision: Option<(&Gguf, &VisionEncoder)>,
     options: &ModelOptions,
 ) -> MemoryPlan {
-    let repacked = match options.profile {
-        Profile::Mapped => 0,
-        Profile::Fast => file.tensors().iter().map(|t| t.size_bytes as u64).sum(),
+    let copied = match (options.profile, options.files) {
+        (Profile::Mapped, Files::Mapped) => 0,
+        (Profile::Fast, _) | (_, Files::Copied) => file.tensors().iter().map(|t| t.size_bytes as u64).sum(),
     };
-    let mut plan = MemoryPlan {
-        mapped: file.file_size(),
-        model: MODEL_BASE + shape.vocabulary * BYTES_PER_TOKEN + repacked,
-        ..MemoryPlan::default()
-    };
+    let mut plan =
+        MemoryPlan { model: MODEL_BASE + shape.vocabulary * BYTES_PER_TOKEN + copied, ..MemoryPlan::default() };
+    if options.files == Files::Mapped {
+        plan.mapped = file.file_size();
+    }
     if let Some((file, encoder)) = vision {
         add_vision(&mut plan, file, encoder, options);
     }
@@ -102,12 +102,23 @@ pub(crate) fn of_model(
 fn add_vision(plan: &mut MemoryPlan, file: &Gguf, encoder: &VisionEncoder, options: &ModelOptions) {
     let dims = encoder.dims();
     let pixels = 3 * dims.image_size * dims.image_size;
-    plan.mapped += file.file_size();
+    match options.files {
+        Files::Mapped => plan.mapped += file.file_size(),
+        Files::Copied => plan.model += file.file_size(),
+    }
     // Every tensor of one dimension is copied; the position table is resized to the image's grid.
     let small: usize = file.tensors().iter().filter(|t| t.shape.len() == 1).map(|t| t.size_bytes).sum();
     plan.model += (small + 4 * dims.tokens() * dims.width) as u64;
     plan.cache = options.embedding_cache_bytes() as u64;
     plan.encode = (encoder.workspace_bytes() + 4 * pixels + 4 * dims.query_count() * dims.projection_dim) as u64;
+}
+
+/// Refuses, before anything is read, files whose copies alone are beyond a limit of private memory; 0 is none.
+pub(crate) fn check_copies(files: [Option<&Path>; 2], limit: u64) -> Result<()> {
+    // A file that cannot be looked at is told by who opens it.
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let model = files.into_iter().flatten().map(size).fold(0, u64::saturating_add);
+    Budget::new(limit, MemoryPlan { model, ..MemoryPlan::default() }).map(drop)
 }
 
 /// KV cache and buffers of a context. The KV cache is exact; the buffers are an upper estimate of what llama.cpp's graph of a

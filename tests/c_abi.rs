@@ -334,6 +334,13 @@ fn load_options() {
 }
 
 #[test]
+fn copied_files() {
+    let workshop = Workshop::new();
+    let arguments = Arguments::short().with(workshop.path(""));
+    workshop.program("copied_files").run(arguments.0).succeeds();
+}
+
+#[test]
 fn plan() {
     succeeds("plan", Arguments::short());
 }
@@ -673,6 +680,11 @@ fn cancel() {
 #[test]
 fn log_swap() {
     succeeds("log_swap", Arguments::default().with(decoder_file("f16")));
+}
+
+#[test]
+fn two_users() {
+    succeeds("two_users", Arguments::short().with(decoder_file("q4_k_m")).with(vision_file("q8_0")));
 }
 
 #[test]

@@ -25,6 +25,12 @@ unsafe extern "C" fn on_log(level: llama::ggml_log_level, text: *const c_char, _
     log::llama_line(level, &text);
 }
 
+/// A failed assertion of ggml: the last that is heard of the process where it happens on a thread of ggml's own.
+unsafe extern "C" fn on_abort(message: *const c_char) {
+    // SAFETY: ggml passes a terminated string that lives during the call.
+    log::message(Level::Error, &unsafe { CStr::from_ptr(message) }.to_string_lossy());
+}
+
 /// The instruction sets that ggml is compiled for on x86 (the sys crate's default); without them it would end the process
 /// with an illegal instruction.
 #[cfg(target_arch = "x86_64")]
@@ -63,10 +69,38 @@ pub(crate) fn init() -> Result<()> {
             unsafe {
                 llama::llama_log_set(Some(on_log), std::ptr::null_mut());
                 llama::llama_backend_init();
-                bindings::tgvi_init();
+                bindings::tgvi_init(on_abort);
             }
             compute::init();
             Ok(())
         })
         .copied()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::sync::Arc;
+
+    const VICTIM: &str = "TGV_TEST_ABORT";
+
+    /// What ggml says before it ends the process is heard by the log's listeners, and by nobody else.
+    #[test]
+    fn the_reason_of_an_abort_is_logged() {
+        if std::env::var_os(VICTIM).is_some() {
+            init().unwrap();
+            log::add_sink(Arc::new(|level, text: &str| println!("heard {level:?} {text}"))).unwrap();
+            // SAFETY: ends this process, which was started for that.
+            unsafe { llama::ggml_abort(c"somewhere.c".as_ptr(), 7, c"%s failed".as_ptr(), c"everything".as_ptr()) };
+        }
+        let name = "decoder::backend::tests::the_reason_of_an_abort_is_logged";
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        let output = program.args(["--exact", name, "--nocapture"]).env(VICTIM, "1").output().unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT));
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains("heard Error somewhere.c:7: everything failed"), "{stdout}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
 }

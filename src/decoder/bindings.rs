@@ -22,7 +22,7 @@ pub struct Grammar {
 pub type ComputeOp = unsafe extern "C" fn(computer: *mut c_void, op: *const llama::ggml_tensor) -> i32;
 
 extern "C" {
-    pub fn tgvi_init();
+    pub fn tgvi_init(log_abort: unsafe extern "C" fn(*const c_char));
     pub fn tgvi_compute_init(op: ComputeOp);
     pub fn tgvi_compute_part(
         op: *const llama::ggml_tensor,

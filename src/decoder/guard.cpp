@@ -7,6 +7,8 @@
 
 namespace {
 
+void (*log_abort)(const char * message) = nullptr;
+
 // Set while this thread runs inside `guarded`.
 thread_local int guard_depth = 0;
 
@@ -14,6 +16,7 @@ thread_local int guard_depth = 0;
 // `guarded` catches, as long as it happens on the calling thread. ggml is C, but its frames have unwind tables on every
 // platform we build for.
 void throw_instead_of_abort(const char * message) {
+    log_abort(message);
     if (guard_depth > 0) {
         throw std::runtime_error(message);
     }
@@ -39,6 +42,7 @@ void write_error(char * error, size_t size, const char * text) {
 
 }  // namespace tgvi
 
-extern "C" void tgvi_init() {
+extern "C" void tgvi_init(void (*log)(const char * message)) {
+    log_abort = log;
     ggml_set_abort_callback(throw_instead_of_abort);
 }

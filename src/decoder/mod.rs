@@ -110,6 +110,8 @@ pub struct LoadOptions {
     pub gpu_layers: u32,
     /// Copy weights into the layout that this processor computes fastest with.
     pub repack: bool,
+    /// Read all weights into memory instead of mapping the file.
+    pub copy: bool,
     /// Processors that the threads of contexts are bound to.
     pub processors: ProcessorMask,
 }
@@ -146,7 +148,7 @@ unsafe extern "C" fn on_load_progress(fraction: f32, user_data: *mut c_void) -> 
 }
 
 impl DecoderModel {
-    /// Validates the file and loads it through llama.cpp, memory-mapped. `progress` gets fractions and may ask to stop, which
+    /// Validates the file and loads it through llama.cpp. `progress` gets fractions and may ask to stop, which
     /// gives `Error::Cancelled`.
     pub fn load(gguf: &Gguf, options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool) -> Result<DecoderModel> {
         DecoderModel::load_checked(gguf, validate(gguf)?, options, progress)
@@ -169,6 +171,9 @@ impl DecoderModel {
         params.progress_callback_user_data = (&raw mut bridge).cast();
         // Otherwise weights stay in the file's layout and pages, so that the system can drop and share them.
         params.use_extra_bufts = options.repack;
+        if options.copy {
+            params.load_mode = llama::LLAMA_LOAD_MODE_NONE;
+        }
         let mut cancelled = false;
         let mut error = ErrorText::new();
         // SAFETY: path is terminated; params and the buffers live during the call.

@@ -10,8 +10,9 @@
 extern "C" {
 #endif
 
-// Turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread.
-void tgvi_init(void);
+// Turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread. Where they do
+// not, ggml ends the process; log_abort gets the reason of each.
+void tgvi_init(void (*log_abort)(const char * message));
 
 // Computes one node of a graph: above 0 when done, 0 to leave it to ggml, below 0 when it failed. `computer` is what was handed to
 // tgvi_batch_process.

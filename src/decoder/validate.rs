@@ -261,9 +261,9 @@ fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
 }
 
 fn check_tensor(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<()> {
-    let tensor = gguf.tensor(name, shape)?;
+    let tensor = gguf.check_tensor(name, shape)?;
     // ggml's element-wise operations want single precision for what is added or multiplied.
-    let fits = match tensor.ty() {
+    let fits = match tensor.ty {
         TensorType::F32 => true,
         TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 => shape.len() > 1,
         TensorType::Other(n) => shape.len() > 1 && !(24..=28).contains(&n),
@@ -271,8 +271,5 @@ fn check_tensor(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<()> {
     if fits {
         return Ok(());
     }
-    Err(Error::unsupported(
-        gguf.path(),
-        format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty()),
-    ))
+    Err(Error::unsupported(gguf.path(), format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty)))
 }

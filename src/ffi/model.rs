@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::boundary::{
-    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
-    tgv_progress_callback, write_result, Handle, SizedStruct,
+    boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
+    write_result, Handle, SizedStruct,
 };
 use super::error::{c_string, tgv_status};
 use crate::error::{Error, Result};
-use crate::model::{Model, ModelOptions, Profile};
+use crate::model::{Files, Model, ModelOptions, Profile};
 use crate::processors::ProcessorMask;
 use crate::vision::Precision;
 
@@ -31,7 +31,8 @@ impl Handle for tgv_model {
     const NAME: &'static str = "model";
 }
 
-/// Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
+/// Weights stay as they are in the files. Of mapped files they are ready at once, and the system can drop and share their
+/// pages.
 pub const TGV_PROFILE_MAPPED: i32 = 0;
 /// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer load,
 /// and private memory of the decoder file's size.
@@ -42,6 +43,12 @@ pub const TGV_PROFILE_FAST: i32 = 1;
 pub const TGV_PRECISION_AUTO: i32 = 0;
 /// Images are encoded in single precision whatever the weights are.
 pub const TGV_PRECISION_EXACT: i32 = 1;
+
+/// The files are memory-mapped. They must not be written to or truncated while the model or a session of it lives: the process
+/// would be killed by a bus error, or compute with other weights. Renaming another file over one, or deleting it, is fine.
+pub const TGV_FILES_MAPPED: i32 = 0;
+/// The files are read into private memory of their size, so that anything may happen to them once the model is loaded.
+pub const TGV_FILES_COPIED: i32 = 1;
 
 /// How to load a model. Initialise with TGV_MODEL_PARAMS_INIT; zero means default in every field.
 #[repr(C)]
@@ -69,8 +76,8 @@ pub struct tgv_model_params {
     pub memory_limit: u64,
     /// How exactly images are encoded: TGV_PRECISION_....
     pub precision: i32,
-    /// Always 0.
-    pub reserved: i32,
+    /// How the files' weights are held: TGV_FILES_....
+    pub files: i32,
 }
 
 // SAFETY: integers, pointers and a nullable function pointer.
@@ -125,7 +132,6 @@ fn embedding_cache(megabytes: i32) -> Result<Option<usize>> {
 }
 
 pub(super) fn model_options(params: &tgv_model_params) -> Result<ModelOptions> {
-    require_zero(params.reserved, tgv_model_params::NAME)?;
     let none_of = |name: &str, value: i32| {
         Err(Error::InvalidArgument(format!("{name} {value} is none of TGV_{}_...", name.to_uppercase())))
     };
@@ -145,11 +151,16 @@ pub(super) fn model_options(params: &tgv_model_params) -> Result<ModelOptions> {
             TGV_PRECISION_EXACT => Precision::Exact,
             other => return none_of("precision", other),
         },
+        files: match params.files {
+            TGV_FILES_MAPPED => Files::Mapped,
+            TGV_FILES_COPIED => Files::Copied,
+            other => return none_of("files", other),
+        },
     })
 }
 
-/// Loads a model from its two GGUF files. Both are checked completely before they are used, then memory-mapped: they must
-/// not be changed while the model lives.
+/// Loads a model from its two GGUF files. Both are checked completely before they are used. Unless tgv_model_params.files is
+/// TGV_FILES_COPIED they are then memory-mapped, and must not be changed while the model or a session of it lives.
 ///
 /// @param decoder_path  the decoder file, UTF-8
 /// @param vision_path   the vision file, UTF-8; NULL loads a decoder that answers about text only

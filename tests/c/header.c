@@ -46,6 +46,8 @@ CONSTANT(TGV_SAMPLING_RANDOM, 1);
 CONSTANT(TGV_PROFILE_MAPPED, 0);
 CONSTANT(TGV_PROFILE_FAST, 1);
 
+CONSTANT(TGV_FILES_MAPPED, 0);
+CONSTANT(TGV_FILES_COPIED, 1);
 CONSTANT(TGV_PRECISION_AUTO, 0);
 CONSTANT(TGV_PRECISION_EXACT, 1);
 
@@ -84,7 +86,7 @@ FIELD(tgv_model_params, profile, 36, 4);
 FIELD(tgv_model_params, processor_mask, 40, 8);
 FIELD(tgv_model_params, memory_limit, 48, 8);
 FIELD(tgv_model_params, precision, 56, 4);
-FIELD(tgv_model_params, reserved, 60, 4);
+FIELD(tgv_model_params, files, 60, 4);
 
 STRUCT(tgv_model_info, 64);
 FIELD(tgv_model_info, struct_size, 0, 8);
@@ -182,6 +184,8 @@ struct functions {
     const char *(*last_error)(void);
     const char *(*status_name)(tgv_status);
     tgv_status (*set_log_callback)(tgv_log_callback, void *);
+    tgv_status (*add_log_callback)(tgv_log_callback, void *, uint64_t *);
+    tgv_status (*remove_log_callback)(uint64_t);
     tgv_status (*model_load)(const char *, const char *, const tgv_model_params *, tgv_model **);
     void (*model_free)(tgv_model *);
     tgv_status (*model_get_info)(const tgv_model *, tgv_model_info *);
@@ -233,6 +237,8 @@ static const struct functions functions = {
     tgv_last_error,
     tgv_status_name,
     tgv_set_log_callback,
+    tgv_add_log_callback,
+    tgv_remove_log_callback,
     tgv_model_load,
     tgv_model_free,
     tgv_model_get_info,

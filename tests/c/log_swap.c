@@ -1,5 +1,5 @@
-/* The log callback is changed again and again while other threads log: once the change has returned, the callback before is
- * not running and is not called again.
+/* Log callbacks are set, added and removed again and again while other threads log: once the change has returned, the callback
+ * before is not running and is not called again.
  *
  *   log_swap DECODER
  */
@@ -63,10 +63,17 @@ int main(int argc, char **argv)
         CHECK(l != NULL);
         l->alive = 1;
         l->lines = 0;
-        CHECK_OK(tgv_set_log_callback(on_log, l));
-        sched_yield();
-        CHECK_OK(tgv_set_log_callback(swaps % 2 == 0 ? NULL : on_log, l));
-        CHECK_OK(tgv_set_log_callback(NULL, NULL));
+        if (swaps % 3 == 0) {
+            uint64_t id = 0;
+            CHECK_OK(tgv_add_log_callback(on_log, l, &id));
+            sched_yield();
+            CHECK_OK(tgv_remove_log_callback(id));
+        } else {
+            CHECK_OK(tgv_set_log_callback(on_log, l));
+            sched_yield();
+            CHECK_OK(tgv_set_log_callback(swaps % 3 == 1 ? NULL : on_log, l));
+            CHECK_OK(tgv_set_log_callback(NULL, NULL));
+        }
         lines += l->lines;
         l->alive = 0;
         free(l);

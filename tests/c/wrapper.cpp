@@ -295,6 +295,27 @@ static void check_log(const Fixture &f) {
     CHECK(second == last);
 }
 
+// Two users of the library in one program, who come and go on their own.
+static void check_log_listeners(const Fixture &f) {
+    int first = 0, second = 0;
+    {
+        tgv::LogListener one = tgv::LogListener::add([&](std::int32_t, std::string_view) { ++first; });
+        std::optional<tgv::LogListener> two = tgv::LogListener::add([&](std::int32_t, std::string_view) { ++second; });
+        (void)tgv::Model::load(f.decoder, f.vision);
+        CHECK(first > 0 && first == second);
+        two.reset();
+        tgv::LogListener moved = std::move(one);
+        (void)tgv::Model::load(f.decoder, f.vision);
+        CHECK(first == 2 * second);
+        moved = tgv::LogListener::add([&](std::int32_t, std::string_view) { ++second; });
+        (void)tgv::Model::load(f.decoder, f.vision);
+        CHECK(first == second);
+    }
+    (void)tgv::Model::load(f.decoder, f.vision);
+    CHECK(first == second);
+    CHECK_THROWS(TGV_ERROR_INVALID_ARGUMENT, "callback", tgv::LogListener::add({}));
+}
+
 // Objects die in an order in which C++ would not let them go by itself.
 static void check_lifetimes(const Fixture &f) {
     std::optional<tgv::Model> model = tgv::Model::load(f.decoder, f.vision);
@@ -330,6 +351,7 @@ int main(int argc, char **argv) {
     check_session_options(f);
     check_boxes(f);
     check_log(f);
+    check_log_listeners(f);
     check_lifetimes(f);
     return 0;
 }

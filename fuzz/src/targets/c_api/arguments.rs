@@ -162,7 +162,11 @@ pub fn model_params(n: [u8; 4]) -> tgv_model_params {
         precision: i32::from(n[1] % 2),
         processor_mask: if n[3] < 200 { 0 } else { u64::from(n[3] - 199) },
         memory_limit: if n[3] % 8 == 7 { u64::from(n[3]) << 16 } else { 0 },
-        reserved: i32::from(n[2] == 77),
+        files: match n[2] {
+            0..77 => 0,
+            77 => 2,
+            _ => 1,
+        },
         ..Default::default()
     }
 }

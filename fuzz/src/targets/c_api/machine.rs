@@ -31,6 +31,8 @@ pub struct Machine<'a> {
     embeddings: [*mut tgv_embedding; SLOTS],
     boxes: [*mut tgv_boxes; SLOTS],
     sessions: [SessionSlot; SLOTS],
+    /// Numbers of added callbacks; 0 is none.
+    log_callbacks: [u64; SLOTS],
 }
 
 /// An instruction after its function.
@@ -76,7 +78,7 @@ impl Arguments {
 pub type Call = (&'static str, fn(&mut Machine<'_>, Arguments));
 
 /// Every function of the header.
-pub const CALLS: [Call; 46] = [
+pub const CALLS: [Call; 48] = [
     ("tgv_session_create", |m, a| m.session_create(a)),
     ("tgv_session_ask", |m, a| m.session_ask(a)),
     ("tgv_image_from_pixels", |m, a| m.image_from_pixels(a)),
@@ -138,6 +140,12 @@ pub const CALLS: [Call; 46] = [
     ("tgv_status_name", |m, a| m.is_text(unsafe { tgv_status_name(i32::from(a.n[0]) + 7000 - i32::from(a.n[1])) })),
     ("tgv_version", |m, _| m.is_text(unsafe { tgv_version() })),
     ("tgv_abi_version", |_, _| assert_eq!(unsafe { tgv_abi_version() }, TGV_ABI_VERSION as u32)),
+    ("tgv_add_log_callback", |m, a| m.add_log_callback(a)),
+    ("tgv_remove_log_callback", |m, a| {
+        let id = std::mem::replace(&mut m.log_callbacks[a.first()], 0);
+        let status = unsafe { tgv_remove_log_callback(id) };
+        assert_eq!(status, if id == 0 { TGV_ERROR_INVALID_ARGUMENT } else { TGV_OK });
+    }),
 ];
 
 /// What an out parameter of a handle holds before the call.
@@ -189,6 +197,7 @@ impl<'a> Machine<'a> {
                 session: ptr::null_mut(),
                 listener: Box::new(Listener::new(0, ptr::null_mut())),
             }),
+            log_callbacks: [0; SLOTS],
         }
     }
 
@@ -215,7 +224,23 @@ impl<'a> Machine<'a> {
                 models.iter().for_each(|&m| tgv_model_free(m));
             }
             tgv_set_log_callback(None, ptr::null_mut());
+            self.log_callbacks.iter().filter(|&&id| id != 0).for_each(|&id| {
+                tgv_remove_log_callback(id);
+            });
         }
+    }
+
+    fn add_log_callback(&mut self, a: Arguments) {
+        let slot = a.first();
+        if self.log_callbacks[slot] != 0 {
+            return;
+        }
+        let callback = (a.n[0] % 4 != 0).then_some(on_log as unsafe extern "C" fn(_, _, _));
+        let mut id = 0;
+        let status = unsafe { tgv_add_log_callback(callback, ptr::null_mut(), a.or_null(1, &mut id)) };
+        self.check(status);
+        assert_eq!(id != 0, status == TGV_OK);
+        self.log_callbacks[slot] = id;
     }
 
     // ---- What holds after every call
