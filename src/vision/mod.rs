@@ -8,7 +8,7 @@
 //! weights, with the layers' products in 8 bits ([`Precision`]). `linear`, `quantized` and `ops` share work among threads,
 //! `kernels` are the inner loops, `panels` is the layout they have in common.
 
-mod kernels;
+pub(crate) mod kernels;
 mod linear;
 mod ops;
 mod panels;

@@ -2,19 +2,19 @@
 //!
 //! The online softmax of "Self-attention does not need O(n²) memory" (arXiv 2112.05682): a task takes one head and a few
 //! queries over all keys, a chunk of keys at a time, which it turns into f32 once for its queries.
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Loops::attend`'s
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use llama_cpp_sys_2 as llama;
 
 use super::{Failed, Memory, Tensor};
 use crate::threads::ThreadPool;
+use crate::vision::kernels::body::exp_negative;
+use crate::vision::kernels::Simd;
 
 /// Keys at a time.
 const KEYS: usize = 64;
-/// Queries of a task at most.
-const QUERIES: usize = 16;
-/// Numbers that are worked on side by side.
+/// Numbers that are worked on side by side: all queries of a task, or features of a query that is alone.
 const LANES: usize = 16;
 /// Less work than this (products) is not worth a second thread.
 const WORK_FOR_THREADS: usize = 1 << 17;
@@ -99,7 +99,8 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
     for task in &memory.tasks {
         task.lock().map_err(|_| Failed)?.bytes(floats * size_of::<f32>())?;
     }
-    let groups = attention.queries.div_ceil(QUERIES);
+    let loops = Loops::best();
+    let groups = attention.queries.div_ceil(loops.queries);
     let work = attention.queries * attention.heads * attention.keys * attention.width;
     let tasks = &memory.tasks;
     let one = |task: usize, worker: usize| {
@@ -107,7 +108,10 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
         // SAFETY: the buffer was made that large, for numbers of any value.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.0.as_mut_ptr().cast::<f32>(), floats) };
         // SAFETY: every task has its own head and queries of the result.
-        unsafe { attend(&attention, task / groups, task % groups * QUERIES, Scratch::over(scratch, attention.width)) };
+        unsafe {
+            let first = task % groups * loops.queries;
+            (loops.attend)(&attention, task / groups, first, Scratch::over(scratch, attention.width));
+        }
     };
     let count = groups * attention.heads;
     if work < WORK_FOR_THREADS {
@@ -120,135 +124,239 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
 
 /// A task's memory.
 struct Scratch<'a> {
+    /// Queries: for each feature those of all queries; or one query.
     q: &'a mut [f32],
+    /// Keys and values of a chunk.
     k: &'a mut [f32],
     v: &'a mut [f32],
+    /// Scores, and what becomes of them: for each key those of all queries.
     scores: &'a mut [f32],
+    /// One row of the mask.
     mask: &'a mut [f32],
+    /// The result, in the order of `q`.
     out: &'a mut [f32],
 }
 
 impl<'a> Scratch<'a> {
     fn floats(width: usize) -> usize {
-        2 * width * (QUERIES + KEYS) + KEYS * (QUERIES + 1)
+        2 * width * (LANES + KEYS) + KEYS * (LANES + 1)
     }
 
     fn over(memory: &'a mut [f32], width: usize) -> Scratch<'a> {
-        let (q, rest) = memory.split_at_mut(QUERIES * width);
-        let (out, rest) = rest.split_at_mut(QUERIES * width);
+        let (q, rest) = memory.split_at_mut(LANES * width);
+        let (out, rest) = rest.split_at_mut(LANES * width);
         let (k, rest) = rest.split_at_mut(KEYS * width);
         let (v, rest) = rest.split_at_mut(KEYS * width);
-        let (scores, rest) = rest.split_at_mut(KEYS * QUERIES);
-        Scratch { q, k, v, scores, mask: &mut rest[..KEYS], out }
+        let (scores, mask) = rest.split_at_mut(KEYS * LANES);
+        Scratch { q, k, v, scores, mask, out }
+    }
+}
+
+/// The loops for one instruction set.
+#[derive(Clone, Copy)]
+struct Loops {
+    /// Queries of a task at most.
+    queries: usize,
+    /// One task: a head, and queries from this one on.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set; the head and at least one query must exist; nobody else may use their part
+    /// of the result.
+    attend: unsafe fn(&Attention, usize, usize, Scratch),
+}
+
+impl Loops {
+    #[cfg(target_arch = "x86_64")]
+    fn best() -> Loops {
+        use crate::vision::kernels::{avx2::Avx2, avx512::Avx512};
+        #[target_feature(enable = "avx512f")]
+        unsafe fn avx512(a: &Attention, head: usize, first: usize, scratch: Scratch) {
+            // SAFETY: the caller's.
+            unsafe { attend::<Avx512>(a, head, first, scratch) }
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2(a: &Attention, head: usize, first: usize, scratch: Scratch) {
+            // SAFETY: the caller's.
+            unsafe { attend::<Avx2>(a, head, first, scratch) }
+        }
+        if is_x86_feature_detected!("avx512f") {
+            Loops { queries: Avx512::LANES, attend: avx512 }
+        } else {
+            // What ggml is compiled for.
+            Loops { queries: Avx2::LANES, attend: avx2 }
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn best() -> Loops {
+        use crate::vision::kernels::neon::Neon;
+        Loops { queries: Neon::LANES, attend: attend::<Neon> }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn best() -> Loops {
+        use crate::vision::kernels::portable::Portable;
+        Loops { queries: Portable::LANES, attend: attend::<Portable> }
     }
 }
 
 /// # Safety
-/// The head and at least one query must exist; nobody else may use their part of the result.
-unsafe fn attend(a: &Attention, head: usize, first: usize, scratch: Scratch) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,fma,f16c")]
-        unsafe fn avx512(a: &Attention, head: usize, first: usize, scratch: Scratch) {
-            unsafe { attend_with(a, head, first, scratch) }
-        }
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn avx2(a: &Attention, head: usize, first: usize, scratch: Scratch) {
-            unsafe { attend_with(a, head, first, scratch) }
-        }
-        let widest = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
-        // SAFETY: the caller's; ggml runs on processors with AVX2 alone.
-        unsafe {
-            match widest {
-                true => avx512(a, head, first, scratch),
-                false => avx2(a, head, first, scratch),
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: the caller's.
-    unsafe {
-        attend_with(a, head, first, scratch);
-    }
-}
-
+/// As for [`Loops::attend`].
 #[inline(always)]
-unsafe fn attend_with(a: &Attention, head: usize, first: usize, s: Scratch) {
-    let (width, queries) = (a.width, QUERIES.min(a.queries - first));
+unsafe fn attend<S: Simd>(a: &Attention, head: usize, first: usize, s: Scratch) {
+    const { assert!(S::LANES <= LANES && LANES.is_multiple_of(S::LANES)) };
+    let (width, queries) = (a.width, S::LANES.min(a.queries - first));
     let kv_head = head / (a.heads / a.k.ne[2] as usize);
-    for (i, q) in s.q.chunks_exact_mut(width).enumerate().take(queries) {
+    // Features of a query side by side, or queries side by side.
+    let alone = queries == 1;
+    let lanes = if alone { 1 } else { S::LANES };
+    for i in 0..queries {
         // SAFETY: a query of the head.
         let row = unsafe { Attention::row::<f32>(a.q, first + i, head, width) };
-        // Scores come out as exponents of 2.
-        q.iter_mut().zip(row).for_each(|(q, x)| *q = x * (a.scale * std::f32::consts::LOG2_E));
+        s.q[i..].iter_mut().step_by(lanes).zip(row).for_each(|(q, x)| *q = x * a.scale);
     }
     s.out.fill(0.0);
-    let mut highest = [f32::NEG_INFINITY; QUERIES];
-    let mut totals = [0.0; QUERIES];
+    let mut highest = [f32::MIN; LANES];
+    let mut totals = [0.0; LANES];
     for key in (0..a.keys).step_by(KEYS) {
         let keys = KEYS.min(a.keys - key);
-        let mut seen = 0;
-        for i in 0..queries {
-            let scores = &mut s.scores[i * KEYS..][..keys];
-            match a.mask {
-                // SAFETY: the mask has a row for every query, of all keys.
-                Some(mask) => unsafe {
-                    Attention::row::<f16>(mask, first + i, 0, key + keys)[key..].convert_to_f32_slice(scores)
-                },
-                None => scores.fill(0.0),
-            }
-            // Keys behind the last that any query sees need no work.
-            let last = scores.iter().rposition(|&m| m != f32::NEG_INFINITY).map_or(0, |i| i + 1);
-            seen = seen.max(last);
-        }
-        if seen == 0 {
-            continue;
+        // Keys behind the last that any query sees need no work.
+        let mut seen = if a.mask.is_some() { 0 } else { keys };
+        s.scores.fill(0.0);
+        for (i, mask) in (0..queries).filter_map(|i| Some((i, a.mask?))) {
+            // SAFETY: the mask has a row for every query, of all keys.
+            let row = unsafe { &Attention::row::<f16>(mask, first + i, 0, key + keys)[key..] };
+            single::<S>(row, &mut s.mask[..keys]);
+            s.scores[i..].iter_mut().step_by(lanes).zip(&s.mask[..keys]).for_each(|(score, &m)| *score = m);
+            seen = seen.max(s.mask[..keys].iter().rposition(|&m| m != f32::NEG_INFINITY).map_or(0, |i| i + 1));
         }
         for (i, (k, v)) in s.k.chunks_exact_mut(width).zip(s.v.chunks_exact_mut(width)).enumerate().take(seen) {
             // SAFETY: a key and a value of the head.
-            unsafe {
-                Attention::row::<f16>(a.k, key + i, kv_head, width).convert_to_f32_slice(k);
-                Attention::row::<f16>(a.v, key + i, kv_head, width).convert_to_f32_slice(v);
-            }
+            let (key, value) =
+                unsafe { (Attention::row(a.k, key + i, kv_head, width), Attention::row(a.v, key + i, kv_head, width)) };
+            single::<S>(key, k);
+            single::<S>(value, v);
         }
-        for i in 0..queries {
-            let scores = &mut s.scores[i * KEYS..][..seen];
-            let q = &s.q[i * width..][..width];
-            for (score, k) in scores.iter_mut().zip(s.k.chunks_exact(width)) {
-                *score = score.mul_add(std::f32::consts::LOG2_E, dot(q, k));
-            }
-            let peak = scores.iter().fold(highest[i], |m, &x| m.max(x));
-            if peak == f32::NEG_INFINITY {
-                scores.fill(0.0);
-                continue;
-            }
-            let fade = exp2(highest[i] - peak);
-            highest[i] = peak;
-            let mask = &mut s.mask[..seen];
-            for (p, &x) in mask.iter_mut().zip(scores.iter()) {
-                *p = exp2(x - peak);
-            }
-            totals[i] = totals[i] * fade + mask.iter().sum::<f32>();
-            let out = &mut s.out[i * width..][..width];
-            if fade != 1.0 {
-                out.iter_mut().for_each(|x| *x *= fade);
-            }
-            for (&p, v) in mask.iter().zip(s.v.chunks_exact(width)) {
-                for (x, &v) in out.iter_mut().zip(v) {
-                    *x = v.mul_add(p, *x);
-                }
+        let scores = &mut s.scores[..seen * lanes];
+        // SAFETY: the buffers are of these sizes.
+        unsafe {
+            if alone {
+                scores.iter_mut().zip(s.k.chunks_exact(width)).for_each(|(score, k)| *score += dot(&s.q[..width], k));
+                let fade = softmax_alone(scores, &mut highest[0], &mut totals[0]);
+                add_values_alone::<S>(scores, s.v, fade, &mut s.out[..width]);
+            } else {
+                add_scores::<S>(s.q, s.k, width, scores);
+                let fade = softmax::<S>(scores, &mut highest, &mut totals);
+                add_values::<S>(scores, s.v, width, fade, s.out);
             }
         }
     }
-    for i in 0..queries {
-        let out = &s.out[i * width..][..width];
-        let inverse = if totals[i] > 0.0 { 1.0 / totals[i] } else { 0.0 };
+    for (i, total) in totals.iter().enumerate().take(queries) {
         let at = a.dst.data.cast::<u8>().wrapping_add(head * a.dst.nb[1] + (first + i) * a.dst.nb[2]);
         // SAFETY: the row of the result of this head and query, which nobody else uses.
         let row = unsafe { std::slice::from_raw_parts_mut(at.cast::<f32>(), width) };
-        row.iter_mut().zip(out).for_each(|(y, x)| *y = x * inverse);
+        row.iter_mut().zip(s.out[i..].iter().step_by(lanes)).for_each(|(y, x)| *y = x / total);
+    }
+}
+
+/// Half-precision numbers as f32.
+#[inline(always)]
+fn single<S: Simd>(from: &[f16], to: &mut [f32]) {
+    let whole = from.len() / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: both have that many numbers; the caller's caller has the instruction set.
+        unsafe { S::store(to.as_mut_ptr().add(i), S::load_f16(from.as_ptr().add(i).cast())) };
+    }
+    from[whole..].iter().zip(&mut to[whole..]).for_each(|(from, to)| *to = from.to_f32());
+}
+
+/// Keys that are multiplied side by side, and features of the result.
+const GROUP: usize = 8;
+
+/// Adds the products of all queries with each key.
+#[inline(always)]
+unsafe fn add_scores<S: Simd>(q: &[f32], k: &[f32], width: usize, scores: &mut [f32]) {
+    for (group, scores) in scores.chunks_mut(GROUP * S::LANES).enumerate() {
+        let k = k[group * GROUP * width..][..GROUP * width].as_ptr();
+        let mut sums = [S::splat(0.0); GROUP];
+        for feature in 0..width {
+            let q = S::load(q.as_ptr().add(feature * S::LANES));
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(q, S::splat(*k.add(i * width + feature)), *sum);
+            }
+        }
+        for (score, sum) in scores.chunks_exact_mut(S::LANES).zip(sums) {
+            S::store(score.as_mut_ptr(), S::add(S::load(score.as_ptr()), sum));
+        }
+    }
+}
+
+/// `out = out · fade + Σ p · v`.
+#[inline(always)]
+unsafe fn add_values<S: Simd>(p: &[f32], v: &[f32], width: usize, fade: S::V, out: &mut [f32]) {
+    for (block, out) in out[..width * S::LANES].chunks_exact_mut(GROUP * S::LANES).enumerate() {
+        let mut sums = [fade; GROUP];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = S::mul(S::load(out.as_ptr().add(i * S::LANES)), fade);
+        }
+        for (p, v) in p.chunks_exact(S::LANES).zip(v.chunks_exact(width)) {
+            let (p, v) = (S::load(p.as_ptr()), v.as_ptr().add(block * GROUP));
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(p, S::splat(*v.add(i)), *sum);
+            }
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            S::store(out.as_mut_ptr().add(i * S::LANES), sum);
+        }
+    }
+}
+
+/// Scores of a chunk to probabilities without their common factor; returns what sums so far are to be multiplied with.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(scores: &mut [f32], highest: &mut [f32; LANES], totals: &mut [f32; LANES]) -> S::V {
+    let before = S::load(highest.as_ptr());
+    let mut peak = before;
+    for x in scores.chunks_exact(S::LANES) {
+        peak = S::max(S::load(x.as_ptr()), peak);
+    }
+    let fade = exp_negative::<S>(S::sub(before, peak));
+    let mut total = S::mul(S::load(totals.as_ptr()), fade);
+    for x in scores.chunks_exact_mut(S::LANES) {
+        let p = exp_negative::<S>(S::sub(S::load(x.as_ptr()), peak));
+        total = S::add(total, p);
+        S::store(x.as_mut_ptr(), p);
+    }
+    S::store(highest.as_mut_ptr(), peak);
+    S::store(totals.as_mut_ptr(), total);
+    fade
+}
+
+/// [`softmax`] of one query.
+#[inline(always)]
+fn softmax_alone(scores: &mut [f32], highest: &mut f32, total: &mut f32) -> f32 {
+    let peak = scores.iter().fold(*highest, |m, &x| m.max(x));
+    let fade = (*highest - peak).exp();
+    *total *= fade;
+    for x in scores {
+        *x = (*x - peak).exp();
+        *total += *x;
+    }
+    *highest = peak;
+    fade
+}
+
+/// [`add_values`] for one query.
+#[inline(always)]
+unsafe fn add_values_alone<S: Simd>(p: &[f32], v: &[f32], fade: f32, out: &mut [f32]) {
+    let width = out.len();
+    for x in out.chunks_exact_mut(S::LANES) {
+        S::store(x.as_mut_ptr(), S::mul(S::load(x.as_ptr()), S::splat(fade)));
+    }
+    for (&p, v) in p.iter().zip(v.chunks_exact(width)) {
+        for i in (0..width).step_by(S::LANES) {
+            let x = out.as_mut_ptr().add(i);
+            S::store(x, S::fma(S::load(v.as_ptr().add(i)), S::splat(p), S::load(x)));
+        }
     }
 }
 
@@ -269,17 +377,4 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         half /= 2;
     }
     sums[0]
-}
-
-/// 2^x for x ≤ 0 to a relative error of 2e-7: the Taylor polynomial of 2^r, |r| ≤ ½, times a power of two.
-#[inline(always)]
-fn exp2(x: f32) -> f32 {
-    let x = x.max(-126.0);
-    let n = x.round_ties_even();
-    let r = x - n;
-    let mut p = 1.540_353e-4_f32;
-    for c in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_51, 0.693_147_2, 1.0] {
-        p = p.mul_add(r, c);
-    }
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }

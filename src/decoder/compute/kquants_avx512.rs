@@ -11,13 +11,15 @@ use llama_cpp_sys_2 as llama;
 
 use super::kquants::{Activations, Dots, Order, Rows, COLUMNS};
 
+/// How far ahead weights are fetched, in bytes: the processor's own prefetching ends with every page.
+const AHEAD: usize = 4096;
 /// Vectors in a block.
 const VECTORS: usize = 4;
 
 /// A block of weights, unpacked.
-struct Unpacked {
+pub(super) struct Unpacked {
     /// Without signs, of at most 6 bits.
-    numbers: [__m512i; VECTORS],
+    pub numbers: [__m512i; VECTORS],
     /// Of the sums of four numbers: 16 bits, with nothing in the upper half of each lane.
     scales: [__m512i; VECTORS],
     /// Of the activations' sums of 16, to be taken off.
@@ -29,7 +31,7 @@ struct Unpacked {
 }
 
 /// A type of weights.
-trait Block {
+pub(super) trait Block {
     /// Bytes of a block.
     const BYTES: usize;
     /// Which runs of 32 numbers [`Unpacked::numbers`] has.
@@ -63,21 +65,40 @@ static STRAIGHT_LANES: [[u32; 16]; VECTORS] = {
     lanes
 };
 
+// Functions and not closures: those would not become part of a caller that is compiled for the instruction set.
+
+/// The lanes of `scales` that belong to each vector.
 #[inline(always)]
 unsafe fn spread(scales: __m512i, lanes: &[[u32; 16]; VECTORS]) -> [__m512i; VECTORS] {
-    let one = |i: usize| _mm512_permutexvar_epi32(_mm512_loadu_si512(lanes[i].as_ptr().cast()), scales);
-    [one(0), one(1), one(2), one(3)]
+    let mut out = [_mm512_setzero_si512(); VECTORS];
+    for (v, lanes) in out.iter_mut().zip(lanes) {
+        *v = _mm512_permutexvar_epi32(_mm512_loadu_si512(lanes.as_ptr().cast()), scales);
+    }
+    out
 }
 
+/// The lower four bits of each byte.
 #[inline(always)]
-unsafe fn half(p: *const u8) -> f32 {
+unsafe fn low(v: __m512i) -> __m512i {
+    _mm512_and_si512(v, _mm512_set1_epi8(15))
+}
+
+/// The upper four bits of each byte.
+#[inline(always)]
+unsafe fn high(v: __m512i) -> __m512i {
+    low(_mm512_srli_epi16::<4>(v))
+}
+
+/// A half-precision number.
+#[inline(always)]
+pub(super) unsafe fn half(p: *const u8) -> f32 {
     let bits = p.cast::<u16>().read_unaligned();
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
 }
 
 /// Scales and minima of Q4_K and Q5_K: eight of 6 bits each in twelve bytes.
 #[inline(always)]
-unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
+pub(super) unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
     const SIX: u32 = 0x3f3f_3f3f;
     const FOUR: u32 = 0x0f0f_0f0f;
     const TWO: u32 = 0x0303_0303;
@@ -104,7 +125,7 @@ unsafe fn with_minima(p: *const u8, numbers: [__m512i; VECTORS]) -> Unpacked {
     }
 }
 
-struct Q4K;
+pub(super) struct Q4K;
 
 impl Block for Q4K {
     const BYTES: usize = 144;
@@ -112,14 +133,12 @@ impl Block for Q4K {
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {
-        let low = _mm512_set1_epi8(15);
         let (a, b) = (_mm512_loadu_si512(p.add(16).cast()), _mm512_loadu_si512(p.add(80).cast()));
-        let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low);
-        with_minima(p, [_mm512_and_si512(a, low), high(a), _mm512_and_si512(b, low), high(b)])
+        with_minima(p, [low(a), high(a), low(b), high(b)])
     }
 }
 
-struct Q5K;
+pub(super) struct Q5K;
 
 impl Block for Q5K {
     const BYTES: usize = 176;
@@ -127,27 +146,22 @@ impl Block for Q5K {
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {
-        let low = _mm512_set1_epi8(15);
         let fifth = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
         let (a, b) = (_mm512_loadu_si512(p.add(48).cast()), _mm512_loadu_si512(p.add(112).cast()));
-        let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low);
-        // Bit j of the fifth bits belongs to run j.
-        let with = |v, first: i8, second: i8| {
-            let bits = _mm512_inserti64x4::<1>(_mm512_set1_epi8(first), _mm256_set1_epi8(second));
-            let set = _mm512_test_epi8_mask(fifth, bits);
-            _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8(16))
-        };
-        let numbers = [
-            with(_mm512_and_si512(a, low), 1 << 0, 1 << 2),
-            with(high(a), 1 << 1, 1 << 3),
-            with(_mm512_and_si512(b, low), 1 << 4, 1 << 6),
-            with(high(b), 1 << 5, i8::MIN),
-        ];
+        let mut numbers = [low(a), high(a), low(b), high(b)];
+        for (v, runs) in numbers.iter_mut().zip(Self::ORDER.as_chunks::<2>().0) {
+            // Bit j of the fifth bits belongs to run j.
+            let bits = _mm512_inserti64x4::<1>(
+                _mm512_set1_epi8((1_u8 << runs[0]) as i8),
+                _mm256_set1_epi8((1_u8 << runs[1]) as i8),
+            );
+            *v = _mm512_mask_add_epi8(*v, _mm512_test_epi8_mask(fifth, bits), *v, _mm512_set1_epi8(16));
+        }
         with_minima(p, numbers)
     }
 }
 
-struct Q6K;
+pub(super) struct Q6K;
 
 impl Block for Q6K {
     const BYTES: usize = 210;
@@ -155,27 +169,23 @@ impl Block for Q6K {
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {
-        let low = _mm512_set1_epi8(15);
-        let upper = _mm512_set1_epi8(0x30);
+        let mut numbers = [_mm512_setzero_si512(); VECTORS];
         // The upper two bits of four numbers share a byte; the second half of a vector takes the next two.
         let left = _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2));
         let right = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
-        let half_block = |i: usize| {
+        let upper = _mm512_set1_epi8(0x30);
+        for i in 0..2 {
             let four = _mm512_loadu_si512(p.add(64 * i).cast());
             let two = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(128 + 32 * i).cast()));
-            let join = |four, two| _mm512_or_si512(four, _mm512_and_si512(two, upper));
-            [
-                join(_mm512_and_si512(four, low), _mm512_sllv_epi16(two, left)),
-                join(_mm512_and_si512(_mm512_srli_epi16::<4>(four), low), _mm512_srlv_epi16(two, right)),
-            ]
-        };
-        let ([a, b], [c, d]) = (half_block(0), half_block(1));
+            numbers[2 * i] = _mm512_or_si512(low(four), _mm512_and_si512(_mm512_sllv_epi16(two, left), upper));
+            numbers[2 * i + 1] = _mm512_or_si512(high(four), _mm512_and_si512(_mm512_srlv_epi16(two, right), upper));
+        }
         let scales = _mm_loadu_si128(p.add(192).cast());
         // Without the sign's copies in the upper half of a lane.
         let wide = _mm512_maskz_mov_epi16(0x5555_5555, _mm512_cvtepi8_epi32(scales));
         let scale = half(p.add(208));
         Unpacked {
-            numbers: [a, b, c, d],
+            numbers,
             scales: spread(wide, &STRAIGHT_LANES),
             // Numbers are 32 too high.
             offsets: _mm256_cvtepi8_epi16(scales),
@@ -192,6 +202,9 @@ unsafe fn row<B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *m
     let mut offsets = [_mm256_setzero_ps(); N];
     for block in 0..rows.blocks {
         let w = B::unpack(weights.add(block * B::BYTES));
+        for line in (0..B::BYTES).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(block * B::BYTES + AHEAD + line).cast());
+        }
         for n in 0..N {
             let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
             let mut sum = _mm512_setzero_si512();

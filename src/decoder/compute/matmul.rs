@@ -4,8 +4,13 @@ use std::ffi::c_void;
 
 use llama_cpp_sys_2 as llama;
 
+#[cfg(target_arch = "x86_64")]
+use super::dequantize::{self, Packer};
+use super::floats;
 use super::kquants::{self, Activations, Dots, Rows, Q8K};
 use super::{Failed, Memory, Shared, Tensor};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
 use crate::threads::ThreadPool;
 
 /// Less work than this (products) is not worth a second thread.
@@ -14,6 +19,10 @@ const WORK_FOR_THREADS: usize = 1 << 17;
 const TASKS: usize = 6;
 /// Rows of a task are a multiple of this: a cache line of results.
 const ROW_STEP: usize = 16;
+
+/// Columns from which unpacking weights to bfloat16 for AMX's tiles is faster than multiplying them by fours.
+#[cfg(target_arch = "x86_64")]
+const TILED_FROM: usize = 6;
 
 /// A product as ggml describes it: `dst[n, m] = Σ weights[k, n] · x[k, m]`, for each of some slices.
 struct Product<'a> {
@@ -89,6 +98,17 @@ impl<'a> Product<'a> {
 /// Computes the node if it is a product.
 pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> Result<bool, Failed> {
     let Some(product) = Product::of(dst) else { return Ok(false) };
+    #[cfg(target_arch = "x86_64")]
+    if product.columns >= TILED_FROM && product.slices == [1, 1] && bf16_tiles::available() {
+        if let Some(packer) = dequantize::packer(product.weights.type_).filter(|p| product.depth % p.block == 0) {
+            by_tiles(pool, memory, &product, packer)?;
+            return Ok(true);
+        }
+    }
+    if let Some(multiply) = floats::multiply_best(product.weights.type_) {
+        by_floats(pool, &product, multiply);
+        return Ok(true);
+    }
     match kquants::dots(product.weights.type_) {
         Some(dots) if product.slices == [1, 1] => by_blocks(pool, memory, &product, dots)?,
         _ => return by_rows(pool, memory, &product),
@@ -161,6 +181,81 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
         }
     });
     Ok(())
+}
+
+/// With AMX's tiles: both sides in bfloat16.
+#[cfg(target_arch = "x86_64")]
+fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: Packer) -> Result<(), Failed> {
+    let steps = product.depth.div_ceil(bf16_tiles::STEP);
+    let vectors = product.columns.div_ceil(TOKENS);
+    let bytes = |numbers: Option<usize>| numbers.and_then(|n| n.checked_mul(2)).ok_or(Failed);
+    let right = memory.operand.bytes(bytes(bf16_tiles::right_len(product.columns, product.depth))?)?;
+    for task in &memory.tasks {
+        let left = bytes(bf16_tiles::left_len(ROWS, product.depth))?;
+        task.lock().map_err(|_| Failed)?.bytes(left)?;
+    }
+    let (weights, x, dst) = product.slice(0);
+    let (weights, x, right, dst) =
+        (Shared(weights.cast_mut()), Shared(x.cast_mut()), Shared(right.cast::<u16>()), Shared(dst));
+    pool.parallel_for(vectors, &|vector| {
+        let first = vector * TOKENS;
+        // SAFETY: the processor has the tiles; every vector has its own columns of x, and its own part of the operand.
+        unsafe {
+            bf16_tiles::pack_tokens(
+                x.get().add(first * product.x.nb[1]).cast(),
+                product.x.nb[1] / size_of::<f32>(),
+                TOKENS.min(product.columns - first),
+                product.depth,
+                RightVector::new(right.get(), steps, vector),
+            );
+        }
+    });
+    let tasks = &memory.tasks;
+    pool.run(product.rows.div_ceil(ROWS), &|task, worker| {
+        let mut packed = tasks[worker].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let packed = packed.0.as_mut_ptr().cast::<u16>();
+        let first = task * ROWS;
+        let rows = ROWS.min(product.rows - first);
+        // SAFETY: as above; every task has its own rows of the weights and of the result, and every thread its own memory.
+        unsafe {
+            let weights = weights.get().add(first * product.weights.nb[1]);
+            packer.rows(weights, product.weights.nb[1], rows, product.depth, packed);
+            bf16_tiles::multiply_to_token_rows(
+                &bf16_tiles::Product { rows, left: packed, vectors, right: right.get(), right_steps: steps, steps },
+                &TokenRows {
+                    out: dst.get().cast::<f32>().add(first),
+                    stride: product.dst.nb[1] / size_of::<f32>(),
+                    tokens: product.columns,
+                },
+            );
+        }
+    });
+    Ok(())
+}
+
+/// With weights in floating point.
+fn by_floats(pool: &ThreadPool, product: &Product, multiply: floats::Multiply) {
+    let slices = product.slices[0] * product.slices[1];
+    let rows = product.rows_of_task(pool);
+    let tasks = product.rows.div_ceil(rows);
+    pool.parallel_for(slices * tasks, &|task| {
+        let (slice, first) = (task / tasks, task % tasks * rows);
+        let (weights, x, dst) = product.slice(slice);
+        // SAFETY: rows and columns of the product; every task has its own rows of the result.
+        unsafe {
+            multiply(&floats::Block {
+                weights: weights.add(first * product.weights.nb[1]),
+                row_bytes: product.weights.nb[1],
+                rows: rows.min(product.rows - first),
+                x,
+                column_bytes: product.x.nb[1],
+                columns: product.columns,
+                depth: product.depth,
+                out: dst.cast::<f32>().add(first),
+                out_stride: product.dst.nb[1] / size_of::<f32>(),
+            });
+        }
+    });
 }
 
 /// With ggml's product of a row and a column.

@@ -6,6 +6,9 @@
 //! that takes a processor away costs its share and not a multiple of it.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod dequantize;
+mod floats;
 mod kquants;
 #[cfg(target_arch = "x86_64")]
 mod kquants_avx512;
@@ -165,3 +168,6 @@ impl Computer {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::{body, kernel, AttentionTile, GemmTile, Kernel, NormColumn, Simd, WeightBlock};
 
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(crate) struct Avx512;
 
 impl Simd for Avx512 {
     type V = __m512;

@@ -190,7 +190,7 @@ pub(super) fn f16_to_f32(h: u16) -> f32 {
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts (Cody and Waite); a minimax polynomial in r; 2^n by its bits.
 #[inline(always)]
-unsafe fn exp_negative<S: Simd>(x: S::V) -> S::V {
+pub(crate) unsafe fn exp_negative<S: Simd>(x: S::V) -> S::V {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = S::max(x, S::splat(-60.0));

@@ -8,18 +8,18 @@
 //! [`Simd`] is what an instruction set provides, [`body`] holds the algorithms written over it, and `kernel!` compiles them
 //! for an instruction set behind [`Kernel`].
 
-mod body;
+pub(crate) mod body;
 pub(super) mod int8;
 
 #[cfg(target_arch = "x86_64")]
 mod attention_amx;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod portable;
+pub(crate) mod neon;
+pub(crate) mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -31,7 +31,7 @@ use int8::Int8Kernel;
 /// # Safety
 /// Every method may only be called where the processor has the instruction set, and best from a function compiled for it,
 /// into which the methods are inlined. Pointers need no alignment; they must be valid for `LANES` values.
-trait Simd: Copy + 'static {
+pub(crate) trait Simd: Copy + 'static {
     /// A vector register.
     type V: Copy;
     /// f32 values in a register.

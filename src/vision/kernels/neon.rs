@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use super::{body, kernel, AttentionTile, GemmTile, Kernel, NormColumn, Simd, WeightBlock};
 
 #[derive(Clone, Copy)]
-pub(super) struct Neon;
+pub(crate) struct Neon;
 
 impl Simd for Neon {
     type V = float32x4_t;

@@ -6,7 +6,7 @@ use std::array::from_fn;
 use super::{body, kernel, AttentionTile, GemmTile, Kernel, NormColumn, Simd, WeightBlock};
 
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 #[inline(always)]
 unsafe fn u16_at(p: *const u8, i: usize) -> u16 {
