@@ -61,8 +61,9 @@
 #define TGV_PROFILE_MAPPED 0
 
 /**
- * Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer load,
- * and private memory of the decoder file's size.
+ * Decoder weights are copied into another layout where this processor computes faster with it: a longer load, and private
+ * memory of the decoder file's size. Where the library's own loops are faster on the file's layout (on x86 with Q4_K, Q5_K,
+ * Q6_K and floating-point weights) this is the same as TGV_PROFILE_MAPPED.
  */
 #define TGV_PROFILE_FAST 1
 

@@ -46,8 +46,9 @@ pub enum Profile {
     /// Weights stay memory-mapped as they are in the files: ready at once, and the system can drop and share their pages.
     #[default]
     Mapped,
-    /// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer
-    /// load and private memory of the decoder file's size.
+    /// Decoder weights are copied into another layout where this processor computes faster with it: a longer load and private
+    /// memory of the decoder file's size. Where the library's own loops are faster on the file's layout (on x86 with Q4_K,
+    /// Q5_K, Q6_K and floating-point weights) this is the same as `Mapped`.
     Fast,
 }
 
@@ -169,7 +170,7 @@ impl Model {
         let budget = Arc::new(Budget::new(options.memory_limit, plan)?);
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,
-            repack: options.profile == Profile::Fast,
+            repack: options.profile == Profile::Fast && decoder::repacking_helps(&decoder_file),
             copy: options.files == Files::Copied,
             processors: options.processors,
         };

@@ -9,6 +9,7 @@ use crate::decoder::{self, DecoderModel, KvType};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Files, ModelOptions, Profile};
+use crate::processors::default_threads;
 use crate::session::SessionOptions;
 use crate::threads::ThreadPool;
 use crate::vision::VisionEncoder;
@@ -84,9 +85,10 @@ pub(crate) fn of_model(
     vision: Option<(&Gguf, &VisionEncoder)>,
     options: &ModelOptions,
 ) -> MemoryPlan {
-    let copied = match (options.profile, options.files) {
-        (Profile::Mapped, Files::Mapped) => 0,
-        (Profile::Fast, _) | (_, Files::Copied) => file.tensors().iter().map(|t| t.size_bytes as u64).sum(),
+    let repacked = options.profile == Profile::Fast && decoder::repacking_helps(file);
+    let copied = match options.files {
+        Files::Mapped if !repacked => 0,
+        _ => file.tensors().iter().map(|t| t.size_bytes as u64).sum(),
     };
     let mut plan =
         MemoryPlan { model: MODEL_BASE + shape.vocabulary * BYTES_PER_TOKEN + copied, ..MemoryPlan::default() };
@@ -134,9 +136,11 @@ pub(crate) fn of_session(shape: &decoder::Shape, context: usize, kv_type: KvType
     let batch = decoder::MICRO_BATCH as u64;
     let kv = shape.layers.saturating_mul(shape.kv_width).saturating_mul(context * number);
     let activations = 4 * batch * (shape.feed_forward + 4 * shape.width);
+    // Right-hand sides of products in 8 bits twice, or in bfloat16; and the rows that a thread unpacks to bfloat16.
+    let operands = shape.feed_forward * (5 * batch / 2 + 64 * default_threads() as u64);
     let masks = 6 * batch * context + 4 * batch * context * scores;
     let logits = 2 * 4 * shape.vocabulary * decoder::MAX_OUTPUTS as u64;
-    SESSION_BASE + kv + activations + masks + logits
+    SESSION_BASE + kv + activations + operands + masks + logits
 }
 
 /// Private memory that a model and its sessions may take together.

@@ -116,6 +116,11 @@ pub struct LoadOptions {
     pub processors: ProcessorMask,
 }
 
+/// Whether another layout of the file's weights makes this processor compute faster, as far as is known.
+pub(crate) fn repacking_helps(file: &Gguf) -> bool {
+    !compute::outruns_repacking(file)
+}
+
 /// Weights and vocabulary, shared by all sessions of a model.
 pub struct DecoderModel {
     processors: ProcessorMask,

@@ -34,8 +34,9 @@ impl Handle for tgv_model {
 /// Weights stay as they are in the files. Of mapped files they are ready at once, and the system can drop and share their
 /// pages.
 pub const TGV_PROFILE_MAPPED: i32 = 0;
-/// Decoder weights are copied into the layout that this processor computes fastest with, where there is one: a longer load,
-/// and private memory of the decoder file's size.
+/// Decoder weights are copied into another layout where this processor computes faster with it: a longer load, and private
+/// memory of the decoder file's size. Where the library's own loops are faster on the file's layout (on x86 with Q4_K, Q5_K,
+/// Q6_K and floating-point weights) this is the same as TGV_PROFILE_MAPPED.
 pub const TGV_PROFILE_FAST: i32 = 1;
 
 /// Images are encoded as exactly as the weights deserve: those of 8-bit weights with activations rounded to 8 bits too, which

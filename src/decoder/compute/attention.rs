@@ -46,7 +46,7 @@ impl<'a> Attention<'a> {
         let (q, k, v) = (q?, k?, v?);
         let float = |i: usize| f32::from_bits(dst.op_params[i] as u32);
         let plain = float(1) == 0.0 && float(2) == 0.0 && sinks.is_none();
-        let half = |t: &Tensor| t.type_ == llama::GGML_TYPE_F16 && t.nb[0] == 2 && t.nb[1] % 2 == 0;
+        let half = |t: &Tensor| t.type_ == llama::GGML_TYPE_F16 && t.nb[0] == 2 && t.nb[1].is_multiple_of(2);
         let single = |t: &Tensor| t.type_ == llama::GGML_TYPE_F32 && t.nb[0] == 4;
         let fits = half(k)
             && half(v)
@@ -55,7 +55,7 @@ impl<'a> Attention<'a> {
             && mask.is_none_or(|m| half(m) && m.ne[0] >= k.ne[1] && m.ne[1] >= q.ne[1] && m.ne[2] == 1 && m.ne[3] == 1)
             && q.ne[0] == k.ne[0]
             && v.ne[0] == k.ne[0]
-            && q.ne[0] as usize % LANES == 0
+            && (q.ne[0] as usize).is_multiple_of(LANES)
             && k.ne[1] == v.ne[1]
             && k.ne[2] == v.ne[2]
             && q.ne[2] % k.ne[2].max(1) == 0

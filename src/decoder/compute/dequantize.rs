@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::BLOCK;
-use super::kquants_avx512::{half, scales_and_minima, Block, Q4K, Q5K, Q6K};
+use super::kquants::{half, scales_and_minima, BLOCK};
+use super::kquants_avx512::{Block, Q4K, Q5K, Q6K};
 use crate::kernels::bf16::joined;
 use crate::kernels::bf16_tiles::{LeftRow, ROWS, STEP};
 

@@ -67,15 +67,70 @@ pub(super) trait Dots: Sync {
     unsafe fn multiply(&self, rows: &Rows);
 }
 
+/// How far ahead weights are fetched, in bytes: the processor's own prefetching ends with every page.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AHEAD: usize = 4096;
+
+/// A half-precision number.
+///
+/// # Safety
+/// Two bytes must be readable.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn half(p: *const u8) -> f32 {
+    use std::arch::x86_64::{_mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32};
+    // SAFETY: the caller's; everything that has AVX2 has F16C.
+    unsafe {
+        let bits = p.cast::<u16>().read_unaligned();
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+    }
+}
+
+/// Scales and minima of Q4_K and Q5_K: eight of 6 bits each in twelve bytes.
+///
+/// # Safety
+/// Twelve bytes must be readable.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
+    const SIX: u32 = 0x3f3f_3f3f;
+    const FOUR: u32 = 0x0f0f_0f0f;
+    const TWO: u32 = 0x0303_0303;
+    // SAFETY: the caller's.
+    let [a, b, c] = unsafe { p.cast::<[u32; 3]>().read_unaligned() };
+    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let scales = join(a & SIX, (c & FOUR) | (a >> 6 & TWO) << 4);
+    let minima = join(b & SIX, (c >> 4 & FOUR) | (b >> 6 & TWO) << 4);
+    (scales, minima)
+}
+
 /// The kernel for a type on this processor, where there is a faster one than ggml's.
 pub(super) fn dots(ty: llama::ggml_type) -> Option<&'static dyn Dots> {
-    #[cfg(target_arch = "x86_64")]
+    all_dots(ty).into_iter().next()
+}
+
+/// All kernels for a type that this processor can run, fastest first.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn all_dots(ty: llama::ggml_type) -> Vec<&'static dyn Dots> {
+    use super::{kquants_avx2, kquants_avx512};
+    let mut found = Vec::new();
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
     {
-        super::kquants_avx512::dots(ty)
+        found.extend(kquants_avx512::dots(ty));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = ty;
-        None
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+        if is_x86_feature_detected!("avxvnni") {
+            found.extend(kquants_avx2::dots(ty, true));
+        }
+        found.extend(kquants_avx2::dots(ty, false));
     }
+    found
+}
+
+/// Elsewhere ggml's are as good as any.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn all_dots(_ty: llama::ggml_type) -> Vec<&'static dyn Dots> {
+    Vec::new()
 }

@@ -9,10 +9,8 @@ use std::arch::x86_64::*;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{Activations, Dots, Order, Rows, COLUMNS};
+use super::kquants::{half, scales_and_minima, Activations, Dots, Order, Rows, AHEAD, COLUMNS};
 
-/// How far ahead weights are fetched, in bytes: the processor's own prefetching ends with every page.
-const AHEAD: usize = 4096;
 /// Vectors in a block.
 const VECTORS: usize = 4;
 
@@ -87,27 +85,6 @@ unsafe fn low(v: __m512i) -> __m512i {
 #[inline(always)]
 unsafe fn high(v: __m512i) -> __m512i {
     low(_mm512_srli_epi16::<4>(v))
-}
-
-/// A half-precision number.
-#[inline(always)]
-pub(super) unsafe fn half(p: *const u8) -> f32 {
-    let bits = p.cast::<u16>().read_unaligned();
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-}
-
-/// Scales and minima of Q4_K and Q5_K: eight of 6 bits each in twelve bytes.
-#[inline(always)]
-pub(super) unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
-    const SIX: u32 = 0x3f3f_3f3f;
-    const FOUR: u32 = 0x0f0f_0f0f;
-    const TWO: u32 = 0x0303_0303;
-    let word = |i: usize| p.cast::<u32>().add(i).read_unaligned();
-    let (a, b, c) = (word(0), word(1), word(2));
-    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let scales = join(a & SIX, (c & FOUR) | (a >> 6 & TWO) << 4);
-    let minima = join(b & SIX, (c >> 4 & FOUR) | (b >> 6 & TWO) << 4);
-    (scales, minima)
 }
 
 /// What Q4_K and Q5_K have in common.
@@ -258,14 +235,8 @@ dots!(Q4KDots, Q4K);
 dots!(Q5KDots, Q5K);
 dots!(Q6KDots, Q6K);
 
-/// The kernel for a type, if the processor can run it.
+/// The kernel for a type; the processor has AVX-512 VNNI.
 pub(super) fn dots(ty: llama::ggml_type) -> Option<&'static dyn Dots> {
-    if !(is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vnni"))
-    {
-        return None;
-    }
     match ty {
         llama::GGML_TYPE_Q4_K => Some(&Q4KDots),
         llama::GGML_TYPE_Q5_K => Some(&Q5KDots),

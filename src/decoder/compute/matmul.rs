@@ -24,6 +24,11 @@ const ROW_STEP: usize = 16;
 #[cfg(target_arch = "x86_64")]
 const TILED_FROM: usize = 6;
 
+/// Whether matrices of this type are multiplied faster here, in the file's layout, than by ggml in any.
+pub(super) fn outruns_ggml(ty: llama::ggml_type) -> bool {
+    kquants::dots(ty).is_some() || floats::multiply_best(ty).is_some()
+}
+
 /// A product as ggml describes it: `dst[n, m] = Σ weights[k, n] · x[k, m]`, for each of some slices.
 struct Product<'a> {
     weights: &'a Tensor,
@@ -96,10 +101,12 @@ impl<'a> Product<'a> {
 }
 
 /// Computes the node if it is a product.
-pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> Result<bool, Failed> {
+///
+/// `tiles` allows AMX.
+pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tiles: bool) -> Result<bool, Failed> {
     let Some(product) = Product::of(dst) else { return Ok(false) };
     #[cfg(target_arch = "x86_64")]
-    if product.columns >= TILED_FROM && product.slices == [1, 1] && bf16_tiles::available() {
+    if tiles && product.columns >= TILED_FROM && product.slices == [1, 1] {
         if let Some(packer) = dequantize::packer(product.weights.type_).filter(|p| product.depth % p.block == 0) {
             by_tiles(pool, memory, &product, packer)?;
             return Ok(true);
@@ -109,6 +116,8 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
         by_floats(pool, &product, multiply);
         return Ok(true);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = tiles;
     match kquants::dots(product.weights.type_) {
         Some(dots) if product.slices == [1, 1] => by_blocks(pool, memory, &product, dots)?,
         _ => return by_rows(pool, memory, &product),
@@ -163,20 +172,22 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
     let rows = product.rows_of_task(pool);
     let (weights, operand, dst) = (Shared(weights.cast_mut()), Shared(operand), Shared(dst));
     pool.parallel_for(product.rows.div_ceil(rows), &|task| {
-        let first = task * rows;
-        for column in (0..product.columns).step_by(kquants::COLUMNS) {
-            // SAFETY: rows and columns of the product; every task has its own rows of the result.
-            unsafe {
-                dots.multiply(&Rows {
-                    weights: weights.get().add(first * product.weights.nb[1]),
-                    row_bytes: product.weights.nb[1],
-                    rows: rows.min(product.rows - first),
-                    blocks,
-                    activations: operand.get().add(column * blocks),
-                    columns: kquants::COLUMNS.min(product.columns - column),
-                    out: dst.get().add(column * product.dst.nb[1]).cast::<f32>().add(first),
-                    out_stride: product.dst.nb[1] / size_of::<f32>(),
-                });
+        let last = (task * rows + rows).min(product.rows);
+        for first in (task * rows..last).step_by(ROW_STEP) {
+            for column in (0..product.columns).step_by(kquants::COLUMNS) {
+                // SAFETY: rows and columns of the product; every task has its own rows of the result.
+                unsafe {
+                    dots.multiply(&Rows {
+                        weights: weights.get().add(first * product.weights.nb[1]),
+                        row_bytes: product.weights.nb[1],
+                        rows: ROW_STEP.min(last - first),
+                        blocks,
+                        activations: operand.get().add(column * blocks),
+                        columns: kquants::COLUMNS.min(product.columns - column),
+                        out: dst.get().add(column * product.dst.nb[1]).cast::<f32>().add(first),
+                        out_stride: product.dst.nb[1] / size_of::<f32>(),
+                    });
+                }
             }
         }
     });

@@ -11,6 +11,8 @@ mod dequantize;
 mod floats;
 mod kquants;
 #[cfg(target_arch = "x86_64")]
+mod kquants_avx2;
+#[cfg(target_arch = "x86_64")]
 mod kquants_avx512;
 mod matmul;
 
@@ -21,6 +23,7 @@ use llama_cpp_sys_2 as llama;
 use llama_cpp_sys_2::ggml_tensor as Tensor;
 
 use super::bindings;
+use crate::gguf::Gguf;
 use crate::panics;
 use crate::processors::ProcessorMask;
 use crate::threads::ThreadPool;
@@ -33,6 +36,8 @@ const CACHE_LINE: usize = 16;
 /// The threads and memory that a context's passes are computed with.
 pub(super) struct Computer {
     pool: ThreadPool,
+    /// Whether AMX may be used.
+    tiles: bool,
     memory: UnsafeCell<Memory>,
 }
 
@@ -93,6 +98,21 @@ impl<T> Shared<T> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn tiles_available() -> bool {
+    crate::kernels::bf16_tiles::available()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn tiles_available() -> bool {
+    false
+}
+
+/// Whether a file's matrices are multiplied faster here, as they are, than by ggml in another layout.
+pub(super) fn outruns_repacking(file: &Gguf) -> bool {
+    file.tensors().iter().filter(|t| t.shape.len() > 1).all(|t| matmul::outruns_ggml(t.ty.number()))
+}
+
 /// Makes llama.cpp ask for computers; once in a process.
 pub(super) fn init() {
     // SAFETY: the function has the signature of tgvi_compute_op and lives as long as the library.
@@ -114,7 +134,7 @@ impl Computer {
     pub(super) fn new(threads: usize, processors: ProcessorMask) -> crate::error::Result<Computer> {
         let pool = processors.run(move || ThreadPool::new(threads))?;
         let tasks = (0..pool.threads()).map(|_| Default::default()).collect();
-        Ok(Computer { pool, memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
+        Ok(Computer { pool, tiles: tiles_available(), memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
     }
 
     /// Runs a pass, which gets the pointer for `tgvi_batch_process`.
@@ -130,7 +150,7 @@ impl Computer {
         // SAFETY: a pass calls this from one thread, node by node, and `during` borrows the computer exclusively for it.
         let memory = unsafe { &mut *self.memory.get() };
         match op.op {
-            llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op),
+            llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op, self.tiles),
             llama::GGML_OP_FLASH_ATTN_EXT => attention::compute(&self.pool, memory, op),
             llama::GGML_OP_ADD
             | llama::GGML_OP_MUL

@@ -108,8 +108,9 @@ const TYPES: [(llama::ggml_type, f64); 9] = [
 #[test]
 fn products_are_those_of_the_weights() {
     let mut random = Random(1);
-    for threads in [1, 3] {
-        let computer = computer(threads);
+    for (threads, tiles) in [(1, true), (3, true), (3, false)] {
+        let mut computer = computer(threads);
+        computer.tiles &= tiles;
         for (ty, limit) in TYPES {
             for (depth, rows, columns) in
                 [(256, 1, 1), (256, 3, 6), (512, 37, 2), (768, 50, 7), (1024, 130, 33), (256, 300, 100)]
@@ -151,8 +152,8 @@ fn products_are_those_of_the_weights() {
 fn k_quants_give_what_ggml_gives() {
     let mut random = Random(2);
     let (depth, rows, columns) = (2560, 9, 4);
-    for ty in [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K] {
-        let Some(dots) = kquants::dots(ty) else { continue };
+    let types = [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K];
+    for (ty, dots) in types.into_iter().flat_map(|ty| kquants::all_dots(ty).into_iter().map(move |dots| (ty, dots))) {
         let (weights, _) = quantized(ty, rows, &random.vector(depth * rows));
         let x = random.vector(depth * columns);
         let blocks = depth / kquants::BLOCK;

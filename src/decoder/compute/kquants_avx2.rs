@@ -1,0 +1,265 @@
+//! k-quants with AVX2, and with the 256-bit VNNI of processors that have no AVX-512.
+//!
+//! A block's numbers are 8 runs of 32. Layouts of the blocks: ggml's ggml-common.h.
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Dots`'s
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use llama_cpp_sys_2 as llama;
+
+use super::kquants::{half, scales_and_minima, Activations, Dots, Order, Rows, AHEAD, COLUMNS};
+
+/// Runs in a block.
+const RUNS: usize = 8;
+
+/// How products are summed up.
+trait Sums {
+    /// `sum + Σ numbers · x · scale`: each 16 numbers have a scale of 16 bits, as [`spread`](Self::spread) gives it.
+    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i;
+    /// Sixteen scales as `add` wants them, four bytes each.
+    unsafe fn spread(scales: __m256i) -> [__m256i; 2];
+}
+
+/// Products in pairs, times their scale in pairs.
+struct Pairs;
+
+impl Sums for Pairs {
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(numbers, x), scales))
+    }
+    #[inline(always)]
+    unsafe fn spread(scales: __m256i) -> [__m256i; 2] {
+        // Each twice.
+        let wide = [_mm256_castsi256_si128(scales), _mm256_extracti128_si256::<1>(scales)];
+        let mut out = [_mm256_setzero_si256(); 2];
+        for (out, wide) in out.iter_mut().zip(wide) {
+            let (low, high) = (_mm_unpacklo_epi16(wide, wide), _mm_unpackhi_epi16(wide, wide));
+            *out = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
+        }
+        out
+    }
+}
+
+/// Products by fours, whose sums fit in 16 bits, times their scale.
+struct Fours;
+
+impl Sums for Fours {
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i {
+        _mm256_dpwssd_avx_epi32(sum, _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), numbers, x), scales)
+    }
+    #[inline(always)]
+    unsafe fn spread(scales: __m256i) -> [__m256i; 2] {
+        // With nothing in the upper half.
+        let (a, b) = (_mm256_castsi256_si128(scales), _mm256_extracti128_si256::<1>(scales));
+        [_mm256_cvtepu16_epi32(a), _mm256_cvtepu16_epi32(b)]
+    }
+}
+
+/// A block of weights, unpacked.
+struct Unpacked {
+    /// Without signs, of at most 6 bits.
+    numbers: [__m256i; RUNS],
+    /// Of 16 numbers each, and of the activations' sums of 16, to be taken off.
+    scales: __m256i,
+    offsets: __m256i,
+    /// Of what `numbers` gives.
+    scale: f32,
+    /// Of what `offsets` gives.
+    offset_scale: f32,
+}
+
+/// A type of weights.
+trait Block {
+    /// Bytes of a block.
+    const BYTES: usize;
+    unsafe fn unpack(p: *const u8) -> Unpacked;
+}
+
+#[inline(always)]
+unsafe fn load(p: *const u8) -> __m256i {
+    _mm256_loadu_si256(p.cast())
+}
+
+/// The lower four bits of each byte.
+#[inline(always)]
+unsafe fn low(v: __m256i) -> __m256i {
+    _mm256_and_si256(v, _mm256_set1_epi8(15))
+}
+
+/// The upper four bits of each byte.
+#[inline(always)]
+unsafe fn high(v: __m256i) -> __m256i {
+    low(_mm256_srli_epi16::<4>(v))
+}
+
+/// Eight bytes, each twice, as 16 bits.
+#[inline(always)]
+unsafe fn twice(bytes: u64) -> __m256i {
+    let bytes = _mm_cvtsi64_si128(bytes as i64);
+    _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(bytes, bytes))
+}
+
+/// What Q4_K and Q5_K have in common.
+#[inline(always)]
+unsafe fn with_minima(p: *const u8, numbers: [__m256i; RUNS]) -> Unpacked {
+    let (scales, minima) = scales_and_minima(p.add(4));
+    Unpacked { numbers, scales: twice(scales), offsets: twice(minima), scale: half(p), offset_scale: half(p.add(2)) }
+}
+
+struct Q4K;
+
+impl Block for Q4K {
+    const BYTES: usize = 144;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        let mut numbers = [_mm256_setzero_si256(); RUNS];
+        for i in 0..RUNS / 2 {
+            let both = load(p.add(16 + 32 * i));
+            numbers[2 * i] = low(both);
+            numbers[2 * i + 1] = high(both);
+        }
+        with_minima(p, numbers)
+    }
+}
+
+struct Q5K;
+
+impl Block for Q5K {
+    const BYTES: usize = 176;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        // Bit j belongs to run j.
+        let fifth = load(p.add(16));
+        let mut numbers = [_mm256_setzero_si256(); RUNS];
+        for i in 0..RUNS / 2 {
+            let both = load(p.add(48 + 32 * i));
+            for (j, four) in [low(both), high(both)].into_iter().enumerate() {
+                let run = 2 * i + j;
+                let bit = _mm256_set1_epi8((1_u8 << run) as i8);
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth, bit), bit);
+                numbers[run] = _mm256_or_si256(four, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+            }
+        }
+        with_minima(p, numbers)
+    }
+}
+
+struct Q6K;
+
+impl Block for Q6K {
+    const BYTES: usize = 210;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8) -> Unpacked {
+        let upper = _mm256_set1_epi8(0x30);
+        let mut numbers = [_mm256_setzero_si256(); RUNS];
+        for i in 0..2 {
+            let (a, b) = (load(p.add(64 * i)), load(p.add(64 * i + 32)));
+            // The upper two bits of four runs share a byte.
+            let two = load(p.add(128 + 32 * i));
+            let twos = [_mm256_slli_epi16::<4>(two), _mm256_slli_epi16::<2>(two), two, _mm256_srli_epi16::<2>(two)];
+            for (j, (four, two)) in [low(a), low(b), high(a), high(b)].into_iter().zip(twos).enumerate() {
+                numbers[4 * i + j] = _mm256_or_si256(four, _mm256_and_si256(two, upper));
+            }
+        }
+        let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast()));
+        let scale = half(p.add(208));
+        // Numbers are 32 too high.
+        Unpacked { numbers, scales, offsets: scales, scale, offset_scale: 32.0 * scale }
+    }
+}
+
+/// The sum of all lanes.
+#[inline(always)]
+unsafe fn sum_of(v: __m256) -> f32 {
+    let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+}
+
+/// One row times `N` columns.
+#[inline(always)]
+unsafe fn row<S: Sums, B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *mut f32) {
+    let halves = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
+    let mut sums = [_mm256_setzero_ps(); N];
+    for block in 0..rows.blocks {
+        let p = weights.add(block * B::BYTES);
+        let w = B::unpack(p);
+        for line in (0..B::BYTES).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast());
+        }
+        let mut pairs = [0_i64; RUNS];
+        for (i, four) in S::spread(w.scales).into_iter().enumerate() {
+            _mm256_storeu_si256(pairs.as_mut_ptr().add(RUNS / 2 * i).cast(), four);
+        }
+        let mut scales = [_mm256_setzero_si256(); RUNS];
+        for (scale, pair) in scales.iter_mut().zip(pairs) {
+            *scale = _mm256_permutevar8x32_epi32(_mm256_set1_epi64x(pair), halves);
+        }
+        for (n, total) in sums.iter_mut().enumerate() {
+            let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
+            let mut sum = _mm256_setzero_si256();
+            for (run, (numbers, scale)) in w.numbers.into_iter().zip(scales).enumerate() {
+                sum = S::add(sum, numbers, load(x.numbers.as_ptr().add(32 * run).cast()), scale);
+            }
+            let scale = _mm256_set1_ps(w.scale * x.scale);
+            *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
+            let offset = _mm256_madd_epi16(w.offsets, load(x.sums.as_ptr().cast()));
+            let scale = _mm256_set1_ps(w.offset_scale * x.scale);
+            *total = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offset), scale, *total);
+        }
+    }
+    for (n, sum) in sums.into_iter().enumerate() {
+        *out.add(n * rows.out_stride) = sum_of(sum);
+    }
+}
+
+/// The loops for one type.
+struct Loops<S, B>(PhantomData<(S, B)>);
+
+macro_rules! dots {
+    ($sums:ty, $features:literal) => {
+        // SAFETY of the unsafe call: `dots` hands these out where the processor has the features; what the pointers must satisfy
+        // is passed on to the caller.
+        impl<B: Block + Sync> Dots for Loops<$sums, B> {
+            fn order(&self) -> &'static Order {
+                &[0, 1, 2, 3, 4, 5, 6, 7]
+            }
+            unsafe fn multiply(&self, rows: &Rows) {
+                #[target_feature(enable = $features)]
+                unsafe fn f<B: Block, const N: usize>(rows: &Rows) {
+                    for r in 0..rows.rows {
+                        row::<$sums, B, N>(rows, rows.weights.add(r * rows.row_bytes), rows.out.add(r));
+                    }
+                }
+                match rows.columns {
+                    1 => unsafe { f::<B, 1>(rows) },
+                    2 => unsafe { f::<B, 2>(rows) },
+                    3 => unsafe { f::<B, 3>(rows) },
+                    _ => unsafe { f::<B, COLUMNS>(rows) },
+                }
+            }
+        }
+    };
+}
+
+dots!(Pairs, "avx2,fma,f16c");
+dots!(Fours, "avxvnni,avx2,fma,f16c");
+
+/// The kernel for a type; the processor has AVX2.
+pub(super) fn dots(ty: llama::ggml_type, vnni: bool) -> Option<&'static dyn Dots> {
+    match (ty, vnni) {
+        (llama::GGML_TYPE_Q4_K, false) => Some(&Loops::<Pairs, Q4K>(PhantomData)),
+        (llama::GGML_TYPE_Q5_K, false) => Some(&Loops::<Pairs, Q5K>(PhantomData)),
+        (llama::GGML_TYPE_Q6_K, false) => Some(&Loops::<Pairs, Q6K>(PhantomData)),
+        (llama::GGML_TYPE_Q4_K, true) => Some(&Loops::<Fours, Q4K>(PhantomData)),
+        (llama::GGML_TYPE_Q5_K, true) => Some(&Loops::<Fours, Q5K>(PhantomData)),
+        (llama::GGML_TYPE_Q6_K, true) => Some(&Loops::<Fours, Q6K>(PhantomData)),
+        _ => None,
+    }
+}
