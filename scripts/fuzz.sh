@@ -24,6 +24,6 @@ cargo fuzz build --fuzz-dir fuzz/libfuzzer "$target"
 
 max_len=$(sed -n "s/.*name: \"$target\",.*max_len: 1 << \([0-9]*\).*/\1/p" fuzz/src/lib.rs)
 binary=fuzz/libfuzzer/target/$(rustc -vV | sed -n 's/host: //p')/release/$target
-exec "$binary" -max_total_time="$seconds" -max_len=$((1 << max_len)) -timeout=25 -rss_limit_mb=2048 -malloc_limit_mb=1024 \
+exec "$binary" -dict="fuzz/dictionaries/$target" -max_total_time="$seconds" -max_len=$((1 << max_len)) -timeout=25 -rss_limit_mb=2048 -malloc_limit_mb=1024 \
     -print_final_stats=1 -artifact_prefix="$work/crashes/$target/" "$@" \
     "$work/corpus/$target" "fuzz/corpus/$target" "fuzz/regressions/$target" "$work/seeds/$target"

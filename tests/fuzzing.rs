@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::root;
+use common::{root, tiny, TempDir};
 use tinygptv_fuzz::mutator::Mutator;
+use tinygptv_fuzz::seeds::Seed;
 use tinygptv_fuzz::targets::c_api;
-use tinygptv_fuzz::{seeds, target, TARGETS};
+use tinygptv_fuzz::{model, seeds, target, TARGETS};
 
 /// The files of a folder, in the order of their names; none where there is no such folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -25,11 +26,34 @@ fn committed(kind: &str, name: &str) -> Vec<PathBuf> {
     files(&root().join("fuzz").join(kind).join(name))
 }
 
+/// Headers of small decoders of other architectures and vocabularies.
+fn other_decoders() -> Vec<Seed> {
+    let folder = TempDir::new("fuzz-seeds");
+    let pieces = tiny::sentence_piece();
+    let bytes = tiny::byte_level();
+    [("phi2", tiny::phi2(&bytes)), ("llama", tiny::llama(&pieces)), ("gpt2", tiny::gpt2(&bytes))]
+        .into_iter()
+        .map(|(name, file)| {
+            let path = folder.join(name);
+            file.write(&path);
+            (format!("other-{name}"), model::header_of(&path))
+        })
+        .collect()
+}
+
+fn seeds_of(name: &str) -> Vec<Seed> {
+    let mut seeds = seeds::of(name);
+    if name == "decoder_gguf" {
+        seeds.extend(other_decoders());
+    }
+    assert!(!seeds.is_empty(), "no seeds");
+    seeds
+}
+
 /// Runs every input of a target and so many mutations of them.
 fn replay(name: &str, mutations: usize) {
     let target = target(name).expect("a target of this name");
-    let mut inputs: Vec<Vec<u8>> = seeds::of(name).into_iter().map(|(_, bytes)| bytes).collect();
-    assert!(!inputs.is_empty(), "no seeds");
+    let mut inputs: Vec<Vec<u8>> = seeds_of(name).into_iter().map(|(_, bytes)| bytes).collect();
     for path in committed("corpus", name).into_iter().chain(committed("regressions", name)) {
         inputs.push(fs::read(path).expect("an input"));
     }
@@ -50,7 +74,7 @@ fn replay(name: &str, mutations: usize) {
 
 #[test]
 fn decoder_gguf() {
-    replay("decoder_gguf", 1000);
+    replay("decoder_gguf", 2000);
 }
 
 #[test]
@@ -144,7 +168,7 @@ fn seeds_are_written_where_asked_for() {
     for target in TARGETS {
         let folder = Path::new(&folder).join(target.name);
         fs::create_dir_all(&folder).expect("a folder");
-        for (name, bytes) in seeds::of(target.name) {
+        for (name, bytes) in seeds_of(target.name) {
             fs::write(folder.join(name), bytes).expect("room for a seed");
         }
     }

@@ -34,7 +34,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "vision_gguf", run: targets::vision_gguf::run, max_len: 1 << 15 },
     Target { name: "image", run: targets::image::run, max_len: 1 << 13 },
     Target { name: "c_api", run: targets::c_api::run, max_len: 1 << 10 },
-    Target { name: "pickle", run: targets::pickle::run, max_len: 1 << 12 },
+    Target { name: "pickle", run: targets::pickle::run, max_len: 1 << 13 },
     Target { name: "torch_archive", run: targets::torch_archive::run, max_len: 1 << 13 },
     Target { name: "safetensors", run: targets::safetensors::run, max_len: 1 << 12 },
     Target { name: "prompt", run: targets::prompt::run, max_len: 1 << 10 },

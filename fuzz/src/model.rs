@@ -11,8 +11,8 @@ use tinygptv_convert::result::ResultOptions;
 use tinygptv_convert::synth::{synth, SynthOptions};
 use tinygptv_convert::types::{DecoderType, VisionType};
 
-/// As small as a model with every part of TinyGPT-V can be: images of 28 px in 4 patches, 2 queries, 96 positions.
-const DIMENSIONS: &str = "vocabulary=300,context=96,width=32,layers=1,heads=2,rotary=8,mlp=32,grid=2,vit-width=32,\
+/// As small as a model with every part of TinyGPT-V can be: images of 28 px in 4 patches, 2 queries, 192 positions.
+const DIMENSIONS: &str = "vocabulary=300,context=192,width=32,layers=1,heads=2,rotary=8,mlp=32,grid=2,vit-width=32,\
                           vit-blocks=1,vit-heads=2,vit-mlp=32,queries=2,qf-width=32,qf-layers=2,qf-heads=2,qf-mlp=32,\
                           projection=32";
 
