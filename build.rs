@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 5] = ["compute.cpp", "context.cpp", "grammar.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
-const HEADERS: [&str; 2] = ["guard.h", "tgvi.h"];
+const SOURCES: [&str; 6] =
+    ["compute.cpp", "context.cpp", "grammar.cpp", "grammar_check.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
+const HEADERS: [&str; 3] = ["grammar_check.h", "guard.h", "tgvi.h"];
 
 /// llama.cpp's source folder, as the CMake cache of the sys crate's build names it.
 fn llama_source(cmake_dir: &Path) -> PathBuf {

@@ -58,6 +58,7 @@ pub mod plan;
 pub mod processors;
 pub mod prompt;
 pub mod session;
+mod stack;
 pub mod stream;
 pub mod threads;
 pub mod tokenizer;

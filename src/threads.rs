@@ -297,14 +297,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Blocks asynchronous signals on this thread while it lives. Threads started meanwhile inherit that for good, so that the
 /// host's handlers run on the host's threads.
-struct BlockedSignals {
+pub(crate) struct BlockedSignals {
     #[cfg(unix)]
     before: Option<libc::sigset_t>,
 }
 
 impl BlockedSignals {
     #[cfg(unix)]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::mem::MaybeUninit;
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
@@ -330,7 +330,7 @@ impl BlockedSignals {
     }
 
     #[cfg(not(unix))]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         BlockedSignals {}
     }
 }

@@ -244,12 +244,37 @@ fn a_constrained_answer_may_be_cut_and_says_so() {
     assert!(answer.bytes().all(|b| b == b'a'), "{answer:?}");
 }
 
+/// A grammar of rules each of which is what `body` makes of the next.
+fn rules(first: &str, count: usize, body: impl Fn(&str) -> String) -> String {
+    let name = |i: usize| if i == 0 { first.to_owned() } else { format!("r{i}") };
+    let rule = |i: usize| format!("{} ::= {}\n", name(i), if i == count { "\"a\"".into() } else { body(&name(i + 1)) });
+    (0..=count).map(rule).collect()
+}
+
+#[test]
+fn rules_may_begin_with_each_other() {
+    let mut session = about(&first_picture(), options());
+    for grammar in [
+        rules("root", 200, |next| next.into()),
+        rules("root", 15, |next| format!("{next} | {next} \"b\"")),
+        // A repetition of what may be nothing, by way of another rule.
+        "root ::= (ws)* \"a\"\nws ::= [y]*".into(),
+    ] {
+        session.set_constraint(Some(&Constraint::Grammar(grammar))).expect("a grammar");
+        let answer = ask(&mut session, CAPTION);
+        assert!(answer.trim_start_matches('y').starts_with('a'), "{answer:?}");
+    }
+}
+
 #[test]
 fn grammars_that_cannot_be_used_are_refused() {
     let mut session = about(&first_picture(), options());
     session.set_constraint(Some(&answers(&["true", "false"]))).expect("a list");
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(5000), ")".repeat(5000));
     let many_rules: String = (0..6000).map(|i| format!("r{i} ::= r{}\n", i + 1)).collect();
+    let chain = rules("root", 300, |next| next.into());
+    // Two ways at each of 60 rules.
+    let doubling = rules("root", 60, |next| format!("{next} | {next} \"b\""));
     for (grammar, expected) in [
         ("", "'root'"),
         ("root", "::="),
@@ -258,6 +283,10 @@ fn grammars_that_cannot_be_used_are_refused() {
         ("other ::= \"a\"", "'root'"),
         ("root ::= root \"a\"", "left recursion"),
         ("root ::= a\na ::= b\nb ::= a", "left recursion"),
+        // What comes first may be nothing, by way of another rule.
+        ("root ::= a root \"b\" | \"c\"\na ::= d\nd ::= \"e\" |", "left recursion"),
+        (chain.as_str(), "256 deep"),
+        (doubling.as_str(), "too many ways"),
         ("root ::= \"a\"{3000}", "repetitions"),
         ("root ::= \"a\"{5,2}", "at least 5"),
         ("root ::= [z", "unexpected end"),

@@ -1,5 +1,6 @@
 // Grammars: llama.cpp's parser and automaton behind C functions. Its own entry points print errors to stderr, hence the
 // parser's parts are called one by one here.
+#include "grammar_check.h"
 #include "guard.h"
 #include "tgvi.h"
 
@@ -19,20 +20,6 @@ struct grammar_deleter {
     void operator()(llama_grammar * grammar) const { llama_grammar_free_impl(grammar); }
 };
 
-// llama.cpp recurses over rules that refer to each other.
-constexpr size_t max_rules = 4096;
-
-void check_rules(const llama_grammar_parser & parser) {
-    if (parser.rules.size() > max_rules) {
-        throw std::runtime_error("more than " + std::to_string(max_rules) + " rules, those of groups and repetitions included");
-    }
-    for (const auto & [name, id] : parser.symbol_ids) {
-        if (id >= parser.rules.size() || parser.rules[id].empty()) {
-            throw std::runtime_error("rule '" + name + "' is used but not defined");
-        }
-    }
-}
-
 }  // namespace
 
 struct tgvi_grammar {
@@ -48,7 +35,7 @@ tgvi_grammar * tgvi_grammar_new(const llama_model * model, const char * text, co
         for (const char * at = text; *at != '\0';) {
             at = parser.parse_rule(at);
         }
-        check_rules(parser);
+        tgvi::check_rules(parser);
         const auto start = parser.symbol_ids.find(root);
         if (start == parser.symbol_ids.end()) {
             throw std::runtime_error("there is no rule 'root'");
@@ -58,7 +45,7 @@ tgvi_grammar * tgvi_grammar_new(const llama_model * model, const char * text, co
         result->vocab = vocab;
         result->grammar.reset(llama_grammar_init_impl(vocab, rules.data(), rules.size(), start->second));
         if (result->grammar == nullptr) {
-            throw std::runtime_error("a rule begins with itself (left recursion)");
+            throw std::runtime_error("llama.cpp refuses it");
         }
         return result.release();
     });

@@ -8,6 +8,7 @@ use llama_cpp_sys_2 as llama;
 
 use super::{bindings, DecoderModel, ErrorText};
 use crate::error::{Error, Result};
+use crate::stack;
 
 /// Longest text of a grammar. llama.cpp's parser takes time and memory that grow faster than the text.
 const MAX_BYTES: usize = 64 << 10;
@@ -19,10 +20,14 @@ const MAX_REPETITIONS: u64 = 1 << 14;
 /// A grammar and how far an answer has come in it.
 pub struct Grammar {
     state: NonNull<bindings::Grammar>,
+    /// Characters of the vocabulary's longest token, at most.
+    longest_token: usize,
 }
 
-// SAFETY: the state is tied to no thread and used by one at a time.
+// SAFETY: the state is tied to no thread and changed by one at a time.
 unsafe impl Send for Grammar {}
+// SAFETY: what takes &self only reads the state.
+unsafe impl Sync for Grammar {}
 
 impl Grammar {
     /// Parses `text`; answers follow its rule `root`.
@@ -50,11 +55,17 @@ impl Grammar {
         };
         // llama.cpp quotes all of the text behind the error.
         let problem = || error.describe().lines().next().unwrap_or_default().to_owned();
-        NonNull::new(state).map(|state| Grammar { state }).ok_or_else(|| bad(problem()))
+        let longest_token = model.info().longest_token;
+        NonNull::new(state).map(|state| Grammar { state, longest_token }).ok_or_else(|| bad(problem()))
     }
 
     /// Sets the logit of every candidate that may not come next to minus infinity.
     pub fn filter(&self, candidates: &mut [LlamaTokenData]) -> Result<()> {
+        // llama.cpp recurses once a character of a token.
+        stack::with_room_for(self.longest_token, || self.filter_here(candidates))?
+    }
+
+    fn filter_here(&self, candidates: &mut [LlamaTokenData]) -> Result<()> {
         let mut error = ErrorText::new();
         // SAFETY: LlamaTokenData is a transparent wrapper of llama_token_data (its crate is pinned exactly).
         let done = unsafe {

@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::log;
 use crate::processors::ProcessorMask;
+use crate::stack;
 use trace::LayerTrace;
 use watch::Watch;
 
@@ -278,7 +279,11 @@ impl DecoderModel {
     /// # Errors
     /// `InvalidArgument` for a text that the vocabulary cannot represent, or with a word too long for llama.cpp.
     pub fn tokenize(&self, text: &str) -> Result<Vec<i32>> {
-        check_runs(text)?;
+        let run = check_runs(text)?;
+        stack::with_room_for(run, || self.tokenize_here(text))?
+    }
+
+    fn tokenize_here(&self, text: &str) -> Result<Vec<i32>> {
         // A token is at least one byte, but some vocabularies add a space in front.
         let mut tokens = vec![0; text.len() + 8];
         loop {
@@ -327,8 +332,8 @@ impl DecoderModel {
 /// Longest run of white space or of anything else that is passed to llama.cpp's tokenizers.
 const MAX_RUN_BYTES: usize = 4096;
 
-/// llama.cpp splits some vocabularies' text with `std::regex`, which recurses once a character: a long word overflows the stack.
-fn check_runs(text: &str) -> Result<()> {
+/// llama.cpp splits some vocabularies' text with `std::regex`, which recurses once a character. Returns how deep.
+fn check_runs(text: &str) -> Result<usize> {
     let longest = |split: fn(char) -> bool| text.split(split).map(str::len).max().unwrap_or(0);
     let run = longest(char::is_whitespace).max(longest(|c| !c.is_whitespace()));
     if run > MAX_RUN_BYTES || text.len() > i32::MAX as usize / 2 {
@@ -336,7 +341,7 @@ fn check_runs(text: &str) -> Result<()> {
             "the text has {run} bytes without a change between words and white space; {MAX_RUN_BYTES} are allowed"
         )));
     }
-    Ok(())
+    Ok(run)
 }
 
 #[cfg(unix)]

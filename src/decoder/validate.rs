@@ -24,6 +24,8 @@ pub struct DecoderInfo {
     pub architecture: String,
     /// Size of the vocabulary.
     pub n_vocab: usize,
+    /// Bytes of its longest token.
+    pub longest_token: usize,
     /// Whether the q/k LayerNorms and the post-attention RMSNorm are in the file.
     pub extra_norms: bool,
     /// Epsilon of the post-attention RMSNorm.
@@ -82,9 +84,9 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
             gguf.path().display()
         )));
     }
-    let n_vocab = check_vocabulary(gguf)?;
+    let (n_vocab, longest_token) = check_vocabulary(gguf)?;
     check_common_keys(gguf, &architecture)?;
-    let mut info = DecoderInfo { architecture, n_vocab, extra_norms: false, post_norm_eps: 1e-6 };
+    let mut info = DecoderInfo { architecture, n_vocab, longest_token, extra_norms: false, post_norm_eps: 1e-6 };
     if info.architecture == "phi2" {
         info.extra_norms = check_phi2(gguf, n_vocab)?;
         if gguf.has("tinygptv.post_attention_norm_epsilon") {
@@ -100,7 +102,8 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
     Ok(info)
 }
 
-fn check_vocabulary(gguf: &Gguf) -> Result<usize> {
+/// Returns how many tokens there are, and the length of the longest.
+fn check_vocabulary(gguf: &Gguf) -> Result<(usize, usize)> {
     let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
     gguf.str("tokenizer.ggml.model")?;
     let tokens = gguf.str_array("tokenizer.ggml.tokens")?;
@@ -150,7 +153,7 @@ fn check_vocabulary(gguf: &Gguf) -> Result<usize> {
             return refuse(format!("its merge {merge:?} is not two tokens"));
         }
     }
-    Ok(tokens.len())
+    Ok((tokens.len(), tokens.iter().map(String::len).max().unwrap_or(0)))
 }
 
 /// Hyper-parameters that every architecture has, as far as the file names them.

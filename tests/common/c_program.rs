@@ -215,6 +215,8 @@ impl Program {
             format!("detect_leaks={leaks}:halt_on_error=1:exitcode={FOUND}:detect_stack_use_after_return=1:strict_string_checks=1"),
         );
         command.env("UBSAN_OPTIONS", format!("halt_on_error=1:print_stacktrace=1:exitcode={FOUND}"));
+        // cargo names folders there that may hold an older library under the name that programs look for.
+        command.env_remove("LD_LIBRARY_PATH");
         command.envs(environment.iter().copied());
         // Examples and programs find their files relative to here.
         command.current_dir(root()).args(arguments);

@@ -184,12 +184,18 @@ impl Builder {
 
 /// A stock Phi-2.
 pub fn phi2(vocabulary: &Vocabulary) -> File {
+    phi2_of(vocabulary, LAYERS)
+}
+
+/// A stock Phi-2 of another depth.
+pub fn phi2_of(vocabulary: &Vocabulary, layers: usize) -> File {
     let mut b = Builder::new("phi2", vocabulary);
     b.file.set("phi2.attention.layer_norm_epsilon", 1e-5f32);
     b.file.set("phi2.rope.dimension_count", 8u32);
     b.file.set("phi2.rope.freq_base", 10000.0f32);
+    b.file.set("phi2.block_count", layers as u32);
     b.weight("token_embd", &[vocabulary.len(), WIDTH]);
-    for i in 0..LAYERS {
+    for i in 0..layers {
         b.norm(&format!("blk.{i}.attn_norm"), WIDTH, true);
         b.linear(&format!("blk.{i}.attn_qkv"), 3 * WIDTH, WIDTH);
         b.linear(&format!("blk.{i}.attn_output"), WIDTH, WIDTH);
