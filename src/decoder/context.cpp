@@ -2,12 +2,12 @@
 #include "guard.h"
 #include "tgvi.h"
 
-#include "ggml-backend.h"
+#include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 #include "llama-context.h"
-#include "llama-kv-cache.h"
 #include "llama-model.h"
 
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 
@@ -20,40 +20,46 @@ using tgvi::guarded;
 
 namespace {
 
-// llama.cpp clears a new KV cache, which makes all of it resident. Given back, its pages are still zero but take memory only
-// when positions are evaluated.
-void release_empty_pages(const llama_context * context, const llama_model * model) {
+// Set while this thread creates a context.
+thread_local bool creating = false;
+
+using alloc_buffer = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t type, size_t size);
+
+alloc_buffer ggml_alloc_buffer = nullptr;
+
+// llama.cpp clears a KV cache by writing to all of it, which takes long and makes all of it resident. Pages that are given back
+// are zero, too, and take memory only when positions are evaluated.
+void clear_pages(ggml_backend_buffer_t buffer, uint8_t value) {
+    char *       base = static_cast<char *>(ggml_backend_buffer_get_base(buffer));
+    const size_t size = ggml_backend_buffer_get_size(buffer);
 #if defined(__linux__)
-    const auto * cache = dynamic_cast<const llama_kv_cache *>(llama_get_memory(context));
-    if (cache == nullptr) {
+    const uintptr_t page  = uintptr_t(sysconf(_SC_PAGESIZE));
+    const uintptr_t first = (uintptr_t(base) + page - 1) / page * page;
+    const uintptr_t end   = (uintptr_t(base) + size) / page * page;
+    if (value == 0 && first < end && madvise(reinterpret_cast<void *>(first), end - first, MADV_DONTNEED) == 0) {
+        memset(base, 0, first - uintptr_t(base));
+        memset(reinterpret_cast<void *>(end), 0, uintptr_t(base) + size - end);
         return;
     }
-    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
-    for (int32_t il = 0; il < llama_model_n_layer(model); ++il) {
-        const ggml_tensor * keys = nullptr;
-        try {
-            keys = cache->get_k_storage(il);
-        } catch (const std::out_of_range &) {
-            // A layer without a cache of its own.
-        }
-        if (keys == nullptr || keys->buffer == nullptr || !ggml_backend_buffer_is_host(keys->buffer)) {
-            continue;
-        }
-        // The buffer of all layers that share it: advising again costs nothing.
-        const uintptr_t base  = uintptr_t(ggml_backend_buffer_get_base(keys->buffer));
-        const uintptr_t first = (base + page - 1) / page * page;
-        const uintptr_t end   = (base + ggml_backend_buffer_get_size(keys->buffer)) / page * page;
-        if (first < end) {
-            madvise(reinterpret_cast<void *>(first), end - first, MADV_DONTNEED);
-        }
-    }
-#else
-    (void) context;
-    (void) model;
 #endif
+    memset(base, value, size);
+}
+
+ggml_backend_buffer_t alloc_clearing_pages(ggml_backend_buffer_type_t type, size_t size) {
+    ggml_backend_buffer_t buffer = ggml_alloc_buffer(type, size);
+    if (buffer != nullptr && creating) {
+        buffer->iface.clear = clear_pages;
+    }
+    return buffer;
 }
 
 }  // namespace
+
+void tgvi_context_init() {
+    ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
+    ggml_alloc_buffer               = type->iface.alloc_buffer;
+    type->iface.alloc_buffer        = alloc_clearing_pages;
+}
 
 int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,
                       char * error, size_t error_size) {
@@ -83,12 +89,17 @@ struct tgvi_context {
 tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params * params, char * error,
                                 size_t error_size) {
     return guarded<tgvi_context *>(nullptr, error, error_size, [&]() {
-        auto context   = std::make_unique<tgvi_context>();
-        context->llama = llama_init_from_model(model, *params);
+        auto context = std::make_unique<tgvi_context>();
+        {
+            const struct creation {
+                creation() { creating = true; }
+                ~creation() { creating = false; }
+            } scope;
+            context->llama = llama_init_from_model(model, *params);
+        }
         if (context->llama == nullptr) {
             throw std::runtime_error("the context could not be created");
         }
-        release_empty_pages(context->llama, model);
         // A pool of its own: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
         ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
         pool_params.poll                   = 0;
