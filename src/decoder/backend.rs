@@ -70,6 +70,7 @@ pub(crate) fn init() -> Result<()> {
                 llama::llama_log_set(Some(on_log), std::ptr::null_mut());
                 llama::llama_backend_init();
                 bindings::tgvi_init(on_abort);
+                bindings::tgvi_context_init();
             }
             compute::init();
             Ok(())

@@ -23,6 +23,7 @@ pub type ComputeOp = unsafe extern "C" fn(computer: *mut c_void, op: *const llam
 
 extern "C" {
     pub fn tgvi_init(log_abort: unsafe extern "C" fn(*const c_char));
+    pub fn tgvi_context_init();
     pub fn tgvi_compute_init(op: ComputeOp);
     pub fn tgvi_compute_part(
         op: *const llama::ggml_tensor,

@@ -14,6 +14,9 @@ extern "C" {
 // not, ggml ends the process; log_abort gets the reason of each.
 void tgvi_init(void (*log_abort)(const char * message));
 
+// Makes contexts' memory take no pages before they are used. Once in a process, before any context.
+void tgvi_context_init(void);
+
 // Computes one node of a graph: above 0 when done, 0 to leave it to ggml, below 0 when it failed. `computer` is what was handed to
 // tgvi_batch_process.
 typedef int32_t (*tgvi_compute_op)(void * computer, const struct ggml_tensor * op);
