@@ -107,7 +107,9 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tile
     let Some(product) = Product::of(dst) else { return Ok(false) };
     #[cfg(target_arch = "x86_64")]
     if tiles && product.columns >= TILED_FROM && product.slices == [1, 1] {
-        if let Some(packer) = dequantize::packer(product.weights.type_).filter(|p| product.depth % p.block == 0) {
+        let packer = dequantize::packer(product.weights.type_).filter(|p| product.depth.is_multiple_of(p.block));
+        // The system is asked for the tiles only where they are of use.
+        if let Some(packer) = packer.filter(|_| bf16_tiles::available()) {
             by_tiles(pool, memory, &product, packer)?;
             return Ok(true);
         }

@@ -36,7 +36,7 @@ const CACHE_LINE: usize = 16;
 /// The threads and memory that a context's passes are computed with.
 pub(super) struct Computer {
     pool: ThreadPool,
-    /// Whether AMX may be used.
+    /// Whether AMX may be used where there is one.
     tiles: bool,
     memory: UnsafeCell<Memory>,
 }
@@ -98,16 +98,6 @@ impl<T> Shared<T> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn tiles_available() -> bool {
-    crate::kernels::bf16_tiles::available()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn tiles_available() -> bool {
-    false
-}
-
 /// Whether a file's matrices are multiplied faster here, as they are, than by ggml in another layout.
 pub(super) fn outruns_repacking(file: &Gguf) -> bool {
     file.tensors().iter().filter(|t| t.shape.len() > 1).all(|t| matmul::outruns_ggml(t.ty.number()))
@@ -134,7 +124,7 @@ impl Computer {
     pub(super) fn new(threads: usize, processors: ProcessorMask) -> crate::error::Result<Computer> {
         let pool = processors.run(move || ThreadPool::new(threads))?;
         let tasks = (0..pool.threads()).map(|_| Default::default()).collect();
-        Ok(Computer { pool, tiles: tiles_available(), memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
+        Ok(Computer { pool, tiles: true, memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
     }
 
     /// Runs a pass, which gets the pointer for `tgvi_batch_process`.
