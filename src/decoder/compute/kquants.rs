@@ -69,7 +69,23 @@ pub(super) trait Dots: Sync {
 
 /// How far ahead weights are fetched, in bytes: the processor's own prefetching ends with every page.
 #[cfg(target_arch = "x86_64")]
-pub(super) const AHEAD: usize = 4096;
+const AHEAD: usize = 4096;
+
+/// Fetches what lies ahead of `bytes` bytes that are about to be read; there need not be any memory.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn fetch_ahead(p: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast()) };
+    }
+}
+
+/// Elsewhere there is no stable way to.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) fn fetch_ahead(_p: *const u8, _bytes: usize) {}
 
 /// A half-precision number.
 ///

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{half, scales_and_minima, Activations, Dots, Order, Rows, AHEAD, COLUMNS};
+use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS};
 
 /// Runs in a block.
 const RUNS: usize = 8;
@@ -190,9 +190,7 @@ unsafe fn row<S: Sums, B: Block, const N: usize>(rows: &Rows, weights: *const u8
     for block in 0..rows.blocks {
         let p = weights.add(block * B::BYTES);
         let w = B::unpack(p);
-        for line in (0..B::BYTES).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast());
-        }
+        fetch_ahead(p, B::BYTES);
         let mut pairs = [0_i64; RUNS];
         for (i, four) in S::spread(w.scales).into_iter().enumerate() {
             _mm256_storeu_si256(pairs.as_mut_ptr().add(RUNS / 2 * i).cast(), four);

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{half, scales_and_minima, Activations, Dots, Order, Rows, AHEAD, COLUMNS};
+use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS};
 
 /// Vectors in a block.
 const VECTORS: usize = 4;
@@ -178,10 +178,9 @@ unsafe fn row<B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *m
     let mut sums = [_mm512_setzero_ps(); N];
     let mut offsets = [_mm256_setzero_ps(); N];
     for block in 0..rows.blocks {
-        let w = B::unpack(weights.add(block * B::BYTES));
-        for line in (0..B::BYTES).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(block * B::BYTES + AHEAD + line).cast());
-        }
+        let p = weights.add(block * B::BYTES);
+        let w = B::unpack(p);
+        fetch_ahead(p, B::BYTES);
         for n in 0..N {
             let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
             let mut sum = _mm512_setzero_si512();

@@ -313,6 +313,9 @@ fn by_rows(pool: &ThreadPool, memory: &mut Memory, product: &Product) -> Result<
                     let out = dst.add(column * product.dst.nb[1]).cast::<f32>();
                     for row in block..(block + ROW_STEP).min(last) {
                         let row_at = weights.add(row * product.weights.nb[1]);
+                        if column == 0 {
+                            kquants::fetch_ahead(row_at, product.weights.nb[1]);
+                        }
                         vec_dot(product.depth as i32, out.add(row), 0, row_at.cast(), 0, column_at.cast(), 0, 1);
                     }
                 }
