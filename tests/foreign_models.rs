@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::gguf_writer::{File, Value, F16};
 use common::tiny::{self, Vocabulary};
 use common::TempDir;
-use tinygptv::{Error, Finish, Model, ModelOptions, Sampling, Session, SessionOptions};
+use tinygptv::{Error, Finish, Model, ModelOptions, Profile, Sampling, Session, SessionOptions};
 
 fn load(test: &str, file: &File) -> tinygptv::Result<Arc<Model>> {
     let dir = TempDir::new(test);
@@ -82,6 +82,12 @@ fn a_gpt2_loads_and_generates() {
     let mut vocabulary = tiny::byte_level();
     vocabulary.pre = "gpt-2";
     assert_generates("gpt2", "gpt2", &tiny::gpt2(&vocabulary), &vocabulary);
+}
+
+#[test]
+fn a_stablelm_loads_and_generates() {
+    let vocabulary = tiny::sentence_piece();
+    assert_generates("stablelm", "stablelm", &tiny::stablelm(&vocabulary), &vocabulary);
 }
 
 #[test]
@@ -191,7 +197,6 @@ fn wrong_types_are_named() {
     file.typed_tensor("blk.0.attn_norm.weight", &[tiny::WIDTH], F16, vec![0; tiny::WIDTH * 2]);
     assert_mentions("half-norm", &file, &["blk.0.attn_norm.weight", "F16"]);
     let mut file = complete;
-    const I32: u32 = 26;
     file.typed_tensor("output.weight", &[262, tiny::WIDTH], I32, vec![0; 262 * tiny::WIDTH * 4]);
     assert_mentions("integer-weight", &file, &["output.weight", "I32"]);
 }
@@ -311,17 +316,20 @@ fn outcome_in_a_process(file: &Path, question: &str) -> Result<(), String> {
 fn child_loads_and_asks() {
     let Some(file) = std::env::var_os(CHILD_FILE) else { return };
     let question = std::env::var(CHILD_QUESTION).expect("a question");
-    let options = ModelOptions { threads: 1, ..ModelOptions::default() };
-    let Ok(model) = Model::load(Path::new(&file), None, &options) else { return };
-    if question == FOREIGN_IDS {
-        for id in [-1, model.info().vocabulary as i32, i32::MIN, i32::MAX] {
-            assert!(model.tokenizer().token_bytes(id).is_empty(), "token {id} is outside the vocabulary");
+    // On one thread, and on ggml's own, which have nobody who could catch what they do.
+    for (profile, threads) in [(Profile::Mapped, 1), (Profile::Fast, 2)] {
+        let options = ModelOptions { threads, profile, ..ModelOptions::default() };
+        let Ok(model) = Model::load(Path::new(&file), None, &options) else { continue };
+        if question == FOREIGN_IDS {
+            for id in [-1, model.info().vocabulary as i32, i32::MIN, i32::MAX] {
+                assert!(model.tokenizer().token_bytes(id).is_empty(), "token {id} is outside the vocabulary");
+            }
+            continue;
         }
-        return;
+        let options = SessionOptions { max_new_tokens: 2, threads, ..SessionOptions::default() };
+        let Ok(mut session) = Session::new(model, &options) else { continue };
+        let _ = session.ask(&question, &mut |_| true);
     }
-    let options = SessionOptions { max_new_tokens: 2, ..SessionOptions::default() };
-    let Ok(mut session) = Session::new(model, &options) else { return };
-    let _ = session.ask(&question, &mut |_| true);
 }
 
 /// Every file is either refused or used; none ends the process.
@@ -395,6 +403,37 @@ fn no_file_of_another_architecture_ends_the_process() {
     assert_survives("fatal-others", cases, "the");
 }
 
+/// ggml's numbers of types, and the bytes of one value.
+const TYPES: [(u32, usize); 7] = [(F16, 2), (I8, 1), (I16, 2), (I32, 4), (I64, 8), (F64, 8), (BF16, 2)];
+const I8: u32 = 24;
+const I16: u32 = 25;
+const I32: u32 = 26;
+const I64: u32 = 27;
+const F64: u32 = 28;
+const BF16: u32 = 30;
+
+#[test]
+fn no_type_of_tensor_ends_the_process() {
+    let llama = tiny::llama(&tiny::sentence_piece());
+    let mut cases = Vec::new();
+    let (width, square) = ([tiny::WIDTH], [tiny::WIDTH; 2]);
+    for (name, shape) in [("blk.0.attn_norm.weight", &width[..]), ("blk.0.attn_q.weight", &square)] {
+        for (ty, bytes) in TYPES {
+            let mut file = llama.clone();
+            file.typed_tensor(name, shape, ty, vec![0; shape.iter().product::<usize>() * bytes]);
+            cases.push((name, file));
+        }
+    }
+    // Norms of a matrix's shape, which may be stored as weights are.
+    let stablelm = tiny::stablelm(&tiny::sentence_piece());
+    for name in ["blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"] {
+        let mut file = stablelm.clone();
+        file.typed_tensor(name, &[tiny::HEADS, tiny::WIDTH / tiny::HEADS], F16, vec![0; 2 * tiny::WIDTH]);
+        cases.push((name, file));
+    }
+    assert_survives("fatal-types", cases, "the");
+}
+
 #[test]
 fn no_vocabulary_ends_the_process() {
     let whole = tiny::sentence_piece();
@@ -403,7 +442,7 @@ fn no_vocabulary_ends_the_process() {
     without_bytes.tokens = keep.iter().map(|&i| whole.tokens[i].clone()).collect();
     without_bytes.types = keep.iter().map(|&i| whole.types[i]).collect();
     without_bytes.scores = keep.iter().map(|&i| whole.scores[i]).collect();
-    let mut of_kind = ["bert", "t5", "rwkv", "plamo2", "none"].map(|kind| {
+    let mut of_kind = ["bert", "t5", "rwkv", "plamo2", "none", "no_vocab"].map(|kind| {
         let mut vocabulary = whole.clone();
         vocabulary.model = kind;
         (kind, tiny::llama(&vocabulary))

@@ -59,6 +59,9 @@ extern "C" {
     pub fn tgvi_context_free(context: *mut Context);
     pub fn tgvi_context_llama(context: *mut Context) -> *mut llama::llama_context;
     pub fn tgvi_context_nodes(context: *mut Context) -> u32;
+    pub fn tgvi_memory_remove(context: *mut Context, sequence: i32, from: i32) -> i32;
+    pub fn tgvi_memory_copy(context: *mut Context, from: i32, to: i32) -> bool;
+    pub fn tgvi_memory_clear(context: *mut Context) -> bool;
     pub fn tgvi_batch_clear(context: *mut Context);
     pub fn tgvi_batch_add_token(
         context: *mut Context,

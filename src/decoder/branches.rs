@@ -1,9 +1,7 @@
 //! Branches: several continuations of what a decoder holds, evaluated side by side in the same passes. They share the
 //! beginning in the KV cache, so that it is neither evaluated nor stored twice.
 
-use llama_cpp_sys_2 as llama;
-
-use super::{Decoder, Entry, Slot, MAX_BRANCHES, MAX_OUTPUTS, MICRO_BATCH, TRUNK};
+use super::{bindings, Decoder, Entry, Slot, MAX_BRANCHES, MAX_OUTPUTS, MICRO_BATCH, TRUNK};
 use crate::error::{Error, Result};
 
 /// What one branch gets next.
@@ -58,19 +56,15 @@ impl Branches<'_> {
         self.clear(branch);
         let length = self.decoder.held.len();
         self.lengths[branch] = length;
-        // SAFETY: the context is alive; the sequence is below n_seq_max.
-        unsafe {
-            let memory = llama::llama_get_memory(self.decoder.llama());
-            llama::llama_memory_seq_cp(memory, TRUNK, sequence(branch), 0, length as i32);
-        }
+        // SAFETY: the context is alive.
+        let copied = unsafe { bindings::tgvi_memory_copy(self.decoder.context.as_ptr(), TRUNK, sequence(branch)) };
+        self.decoder.broken |= !copied;
     }
 
     fn clear(&mut self, branch: usize) {
         // SAFETY: the context is alive.
-        unsafe {
-            let memory = llama::llama_get_memory(self.decoder.llama());
-            llama::llama_memory_seq_rm(memory, sequence(branch), -1, -1);
-        }
+        let removed = unsafe { bindings::tgvi_memory_remove(self.decoder.context.as_ptr(), sequence(branch), -1) };
+        self.decoder.broken |= removed < 0;
     }
 
     /// Positions that are still free, for all branches together.

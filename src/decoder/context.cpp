@@ -146,6 +146,26 @@ uint32_t tgvi_context_nodes(tgvi_context * context) {
     });
 }
 
+int32_t tgvi_memory_remove(tgvi_context * context, int32_t sequence, int32_t from) {
+    return guarded<int32_t>(-1, nullptr, 0, [&]() {
+        return int32_t(llama_memory_seq_rm(llama_get_memory(context->llama), sequence, from, -1));
+    });
+}
+
+bool tgvi_memory_copy(tgvi_context * context, int32_t from, int32_t to) {
+    return guarded<bool>(false, nullptr, 0, [&]() {
+        llama_memory_seq_cp(llama_get_memory(context->llama), from, to, -1, -1);
+        return true;
+    });
+}
+
+bool tgvi_memory_clear(tgvi_context * context) {
+    return guarded<bool>(false, nullptr, 0, [&]() {
+        llama_memory_clear(llama_get_memory(context->llama), true);
+        return true;
+    });
+}
+
 void tgvi_batch_clear(tgvi_context * context) {
     llama_batch_ext_clear(context->batch);
 }

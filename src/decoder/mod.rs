@@ -15,7 +15,7 @@ mod watch;
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
@@ -127,6 +127,8 @@ pub struct DecoderModel {
     processors: ProcessorMask,
     /// Weights are in a layout that ggml alone knows.
     repacked: bool,
+    /// A pass has gone through all operations on the calling thread.
+    tried: AtomicBool,
     shape: Shape,
     llama: LlamaModel,
     info: DecoderInfo,
@@ -210,7 +212,10 @@ impl DecoderModel {
         let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
         let shape = shape_of(gguf, &info);
         let repacked = options.repack;
-        Ok(DecoderModel { processors: options.processors, repacked, shape, llama, info, width, context_length })
+        // Every tensor of a phi2 file was checked.
+        let tried = AtomicBool::new(info.architecture == "phi2");
+        let processors = options.processors;
+        Ok(DecoderModel { processors, repacked, tried, shape, llama, info, width, context_length })
     }
 
     fn as_ptr(&self) -> *mut llama::llama_model {
@@ -487,6 +492,10 @@ impl Decoder {
         if let Some(trace) = &trace {
             trace.attach(&mut params);
         }
+        let threads = match own {
+            true => Threads::Own(Box::new(Computer::new(n_threads as usize, model.processors)?)),
+            false => Threads::Ggml(Contention::new(1)),
+        };
         let order = Order { model: model.as_ptr(), params };
         // Its threads are started in there.
         let created = model.processors.run(move || order.create())?;
@@ -495,13 +504,9 @@ impl Decoder {
                 "a context of {capacity} positions could not be created: {problem}; use a smaller context"
             ))
         })?;
-        let threads = match own {
-            true => Threads::Own(Box::new(Computer::new(n_threads as usize, model.processors)?)),
-            false => Threads::Ggml(Contention::new(n_threads as usize)),
-        };
         // SAFETY: the context is alive.
         watch.expect(unsafe { bindings::tgvi_context_nodes(context.as_ptr()) });
-        Ok(Decoder {
+        let mut decoder = Decoder {
             context,
             model,
             watch,
@@ -511,7 +516,24 @@ impl Decoder {
             held: Vec::new(),
             logits: Vec::new(),
             broken: false,
-        })
+        };
+        if !own && n_threads > 1 {
+            decoder.try_alone()?;
+            decoder.threads = Threads::Ggml(Contention::new(n_threads as usize));
+        }
+        Ok(decoder)
+    }
+
+    /// A short pass on this thread, once a model. An assertion that fails here is an error; on a thread of ggml's own it would
+    /// end the process.
+    fn try_alone(&mut self) -> Result<()> {
+        if !self.model.tried.load(Ordering::Relaxed) {
+            self.process(&vec![Slot::Token(0); self.capacity.min(2)], 0, true, None, (0.0, 1.0))?;
+            self.forget_from(0);
+            self.logits.clear();
+            self.model.tried.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Positions that the context can hold.
@@ -601,16 +623,17 @@ impl Decoder {
         if self.broken {
             return;
         }
+        let context = self.context.as_ptr();
         // SAFETY: the context is alive.
-        let removed = unsafe {
-            let memory = llama::llama_get_memory(self.llama());
-            llama::llama_memory_seq_rm(memory, TRUNK, length as i32, -1)
-        };
-        if !removed {
-            // Recurrent architectures cannot forget a part of what they hold: start over.
-            // SAFETY: as above.
-            unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.llama()), true) };
-            self.held.clear();
+        match unsafe { bindings::tgvi_memory_remove(context, TRUNK, length as i32) } {
+            1 => {}
+            0 => {
+                // Recurrent architectures cannot forget a part of what they hold: start over.
+                // SAFETY: as above.
+                self.broken = !unsafe { bindings::tgvi_memory_clear(context) };
+                self.held.clear();
+            }
+            _ => self.broken = true,
         }
     }
 

@@ -48,6 +48,15 @@ struct llama_context * tgvi_context_llama(struct tgvi_context * context);
 // About how many nodes of a pass are computed one by one.
 uint32_t tgvi_context_nodes(struct tgvi_context * context);
 
+// Forgets a sequence's positions from `from` on: 1 when done, 0 where this kind of memory cannot forget a part, -1 on failure.
+int32_t tgvi_memory_remove(struct tgvi_context * context, int32_t sequence, int32_t from);
+
+// Makes a sequence hold what another holds. False on failure.
+bool tgvi_memory_copy(struct tgvi_context * context, int32_t from, int32_t to);
+
+// Forgets everything. False on failure.
+bool tgvi_memory_clear(struct tgvi_context * context);
+
 // Empties the batch; then entries are added, those of a sequence in order of position.
 void tgvi_batch_clear(struct tgvi_context * context);
 bool tgvi_batch_add_token(struct tgvi_context * context, int32_t sequence, int32_t token, int32_t position,

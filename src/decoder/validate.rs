@@ -86,6 +86,7 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
     }
     let (n_vocab, longest_token) = check_vocabulary(gguf)?;
     check_common_keys(gguf, &architecture)?;
+    check_tensor_types(gguf)?;
     let mut info = DecoderInfo { architecture, n_vocab, longest_token, extra_norms: false, post_norm_eps: 1e-6 };
     if info.architecture == "phi2" {
         info.extra_norms = check_phi2(gguf, n_vocab)?;
@@ -105,7 +106,10 @@ pub fn validate(gguf: &Gguf) -> Result<DecoderInfo> {
 /// Returns how many tokens there are, and the length of the longest.
 fn check_vocabulary(gguf: &Gguf) -> Result<(usize, usize)> {
     let refuse = |problem: String| Err(Error::unsupported(gguf.path(), problem));
-    gguf.str("tokenizer.ggml.model")?;
+    let kind = gguf.str("tokenizer.ggml.model")?;
+    if ["none", "no_vocab"].contains(&kind) {
+        return refuse("it has no tokenizer".into());
+    }
     let tokens = gguf.str_array("tokenizer.ggml.tokens")?;
     if tokens.is_empty() || tokens.len() > MAX_VOCABULARY {
         return refuse(format!("its vocabulary has {} tokens (1 to {MAX_VOCABULARY} allowed)", tokens.len()));
@@ -176,6 +180,29 @@ fn check_common_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
     Ok(())
 }
 
+/// ggml's numbers of I8, I16, I32, I64 and F64.
+const INTEGERS_AND_DOUBLES: std::ops::RangeInclusive<u32> = 24..=28;
+
+/// What no architecture can compute with: ggml multiplies by no integers and double-precision numbers, and adds and multiplies
+/// vectors in single precision only.
+fn check_tensor_types(gguf: &Gguf) -> Result<()> {
+    for tensor in gguf.tensors() {
+        let fits = match tensor.ty {
+            TensorType::F32 => true,
+            TensorType::Other(n) if INTEGERS_AND_DOUBLES.contains(&n) => false,
+            _ => tensor.shape.len() > 1,
+        };
+        if !fits {
+            let (name, ty) = (&tensor.name, tensor.ty);
+            return Err(Error::unsupported(
+                gguf.path(),
+                format!("its tensor '{name}' is stored as {ty}, which does not fit; convert the model again"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The keys of a phi2 file. Others would change what llama.cpp builds in ways that these checks know nothing of.
 const PHI2_KEYS: [&str; 10] = [
     "context_length",
@@ -227,7 +254,7 @@ fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
     }
 
     let kv = head * kv_heads;
-    let check = |name: &str, shape: &[usize]| check_tensor(gguf, name, shape);
+    let check = |name: &str, shape: &[usize]| gguf.check_tensor(name, shape).map(drop);
     check("token_embd.weight", &[n_vocab, width])?;
     check("output_norm.weight", &[width])?;
     check("output_norm.bias", &[width])?;
@@ -261,18 +288,4 @@ fn check_phi2(gguf: &Gguf, n_vocab: usize) -> Result<bool> {
         }
     }
     Ok(any_extra)
-}
-
-fn check_tensor(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<()> {
-    let tensor = gguf.check_tensor(name, shape)?;
-    // ggml's element-wise operations want single precision for what is added or multiplied.
-    let fits = match tensor.ty {
-        TensorType::F32 => true,
-        TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 => shape.len() > 1,
-        TensorType::Other(n) => shape.len() > 1 && !(24..=28).contains(&n),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::unsupported(gguf.path(), format!("its tensor '{name}' is stored as {}, which does not fit", tensor.ty)))
 }

@@ -244,6 +244,30 @@ pub fn llama(vocabulary: &Vocabulary) -> File {
     b.file
 }
 
+/// A StableLM, whose heads have norms of their own: of all heads of a layer in one tensor.
+pub fn stablelm(vocabulary: &Vocabulary) -> File {
+    let mut b = Builder::new("stablelm", vocabulary);
+    b.file.set("stablelm.attention.layer_norm_epsilon", 1e-5f32);
+    b.file.set("stablelm.rope.dimension_count", 8u32);
+    b.file.set("stablelm.use_parallel_residual", true);
+    b.weight("token_embd", &[vocabulary.len(), WIDTH]);
+    for i in 0..LAYERS {
+        b.norm(&format!("blk.{i}.attn_norm"), WIDTH, true);
+        for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            b.weight(&format!("blk.{i}.{name}"), &[WIDTH, WIDTH]);
+        }
+        for name in ["attn_q_norm", "attn_k_norm"] {
+            b.weight(&format!("blk.{i}.{name}"), &[HEADS, WIDTH / HEADS]);
+        }
+        b.weight(&format!("blk.{i}.ffn_gate"), &[MLP, WIDTH]);
+        b.weight(&format!("blk.{i}.ffn_up"), &[MLP, WIDTH]);
+        b.weight(&format!("blk.{i}.ffn_down"), &[WIDTH, MLP]);
+    }
+    b.norm("output_norm", WIDTH, true);
+    b.weight("output", &[vocabulary.len(), WIDTH]);
+    b.file
+}
+
 pub fn gpt2(vocabulary: &Vocabulary) -> File {
     let mut b = Builder::new("gpt2", vocabulary);
     b.file.set("gpt2.attention.layer_norm_epsilon", 1e-5f32);
