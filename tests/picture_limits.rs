@@ -117,7 +117,7 @@ fn child_decodes_in_little_memory() {
         return;
     }
     let zeros = vec![0; 1 << 20];
-    let bomb = zlib(|z| (0..2 * ROOM >> 20).for_each(|_| z.write_all(&zeros).expect("memory")));
+    let bomb = zlib(|z| (0..(2 * ROOM) >> 20).for_each(|_| z.write_all(&zeros).expect("memory")));
     drop(zeros);
     let most = memory_in_use() + ROOM;
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
