@@ -6,7 +6,9 @@ use llama_cpp_sys_2 as llama;
 use once_cell::sync::OnceCell;
 
 use super::{bindings, compute};
-use crate::error::{Error, Result};
+#[cfg(target_arch = "x86_64")]
+use crate::error::Error;
+use crate::error::Result;
 use crate::log::{self, Level};
 
 unsafe extern "C" fn on_log(level: llama::ggml_log_level, text: *const c_char, _user_data: *mut c_void) {

@@ -42,6 +42,7 @@ pub(super) fn reorder(from: &[Q8K], order: &Order, to: &mut [Activations]) {
 }
 
 /// Rows of a matrix of `blocks` blocks a row, times up to [`COLUMNS`] columns.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only x86 has kernels of ours
 pub(super) struct Rows {
     /// First row.
     pub weights: *const u8,
