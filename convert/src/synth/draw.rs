@@ -75,7 +75,7 @@ impl Drawing {
         let spread = self.spread * factor * (1.0 + ROW_SPREAD * (key >> 40) as f32 / (1u32 << 23) as f32 - ROW_SPREAD);
         let center = self.center * factor;
         for (i, value) in out.iter_mut().enumerate() {
-            let bits = mix(key.wrapping_add((first + i + 1) as u64 * GOLDEN));
+            let bits = mix(key.wrapping_add(((first + i + 1) as u64).wrapping_mul(GOLDEN)));
             *value = center + spread * normal(bits);
         }
         for (&column, factor) in self.column_factors.range(first..first + out.len()) {
