@@ -94,20 +94,8 @@ struct phi2_extra_norms : public llama_model_phi2 {
         }
 
         ggml_tensor * feed_forward(const llama_layer & layer, ggml_tensor * normed, int il) {
-            if (layer.ffn_up->type != GGML_TYPE_F32) {
-                return build_ffn(normed, layer.ffn_up, layer.ffn_up_b, nullptr, nullptr, nullptr, nullptr, layer.ffn_down,
-                                 layer.ffn_down_b, nullptr, nullptr, LLM_FFN_GELU, LLM_FFN_SEQ, il);
-            }
-            ggml_tensor * up = ggml_add(ctx0, build_lora_mm(layer.ffn_up, normed), layer.ffn_up_b);
-            return ggml_add(ctx0, build_lora_mm(layer.ffn_down, exact_gelu(up)), layer.ffn_down_b);
-        }
-
-        // ggml's CPU GELU looks its result up in a table of half-precision numbers, which alone makes an error of 2e-4. Weights
-        // in single precision are there for comparisons: tanh GELU in its other form, x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)).
-        ggml_tensor * exact_gelu(ggml_tensor * x) {
-            const float   scale = 2.0f * std::sqrt(2.0f / 3.14159265f);
-            ggml_tensor * inner = ggml_mul(ctx0, x, ggml_scale_bias(ctx0, ggml_sqr(ctx0, x), 0.044715f * scale, scale));
-            return ggml_mul(ctx0, x, ggml_sigmoid(ctx0, inner));
+            return build_ffn(normed, layer.ffn_up, layer.ffn_up_b, nullptr, nullptr, nullptr, nullptr, layer.ffn_down,
+                             layer.ffn_down_b, nullptr, nullptr, LLM_FFN_GELU, LLM_FFN_SEQ, il);
         }
 
         ggml_tensor * rotate(ggml_tensor * x, ggml_tensor * positions) {

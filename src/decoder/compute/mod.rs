@@ -9,6 +9,7 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod dequantize;
 mod floats;
+mod gelu;
 mod kquants;
 #[cfg(target_arch = "x86_64")]
 mod kquants_avx2;
@@ -142,6 +143,7 @@ impl Computer {
         match op.op {
             llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op, self.tiles),
             llama::GGML_OP_FLASH_ATTN_EXT => attention::compute(&self.pool, memory, op),
+            llama::GGML_OP_UNARY if gelu::compute(&self.pool, op) => Ok(true),
             llama::GGML_OP_ADD
             | llama::GGML_OP_MUL
             | llama::GGML_OP_NORM

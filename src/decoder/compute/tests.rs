@@ -285,6 +285,28 @@ fn attention_is_softmax_of_scores_times_values() {
 }
 
 #[test]
+fn gelu_is_the_one_with_tanh() {
+    let mut random = Random(6);
+    for len in [1, 7, 64, 20_001] {
+        let mut x: Vec<f32> = random.vector(len).into_iter().map(|x| 12.0 * x).collect();
+        let wanted: Vec<f64> = x
+            .iter()
+            .map(|&x| f64::from(x))
+            .map(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh()))
+            .collect();
+        let mut dst = vec![f32::NAN; len];
+        let ty = llama::GGML_TYPE_F32;
+        let mut src = [tensor(ty, [len as i64, 1, 1, 1], &mut x)];
+        let mut op = node(llama::GGML_OP_UNARY, tensor(ty, [len as i64, 1, 1, 1], &mut dst), &mut src);
+        op.op_params[0] = llama::GGML_UNARY_OP_GELU as i32;
+        assert!(computer(2).compute(&op).is_ok_and(|done| done));
+        for ((got, wanted), x) in dst.iter().zip(wanted).zip(&x) {
+            assert!((f64::from(*got) - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{x}: {got}, not {wanted}");
+        }
+    }
+}
+
+#[test]
 fn large_nodes_are_shared_out_and_others_left_alone() {
     let mut random = Random(5);
     let (columns, rows) = (512, 200);
