@@ -101,36 +101,49 @@ unsafe fn count_from(first: f32) -> __m512 {
     _mm512_add_ps(count, _mm512_set1_ps(first))
 }
 
-/// Q4_K and, with five bits, Q5_K: a table for every run.
+/// Scales and minima of a block's runs.
 #[inline(always)]
-unsafe fn with_minima<B: Block, const BITS: u32>(weights: *const u8, blocks: usize, out: LeftRow) {
-    let (low, high) = (count_from(0.0), count_from(16.0));
+unsafe fn runs(p: *const u8) -> ([f32; 8], [f32; 8]) {
+    let (scales, minima) = scales_and_minima(p.add(4));
+    (eight(scales, half(p)), eight(minima, half(p.add(2))))
+}
+
+/// What the numbers in `count` stand for in a run.
+#[inline(always)]
+unsafe fn table(count: __m512, run: usize, scales: &[f32; 8], minima: &[f32; 8]) -> __m512 {
+    _mm512_fmsub_ps(count, _mm512_set1_ps(scales[run]), _mm512_set1_ps(minima[run]))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
+unsafe fn q4_k(weights: *const u8, blocks: usize, out: LeftRow) {
+    let count = count_from(0.0);
+    // Two runs share a table: the second has its upper half.
+    let upper = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi8(16));
     for block in 0..blocks {
-        let p = weights.add(block * B::BYTES);
-        let (scales, minima) = scales_and_minima(p.add(4));
-        let (scales, minima) = (eight(scales, half(p)), eight(minima, half(p.add(2))));
-        let unpacked = B::unpack(p);
-        for (v, numbers) in unpacked.numbers.into_iter().enumerate() {
-            for (i, indices) in indices(numbers).into_iter().enumerate() {
-                let run = B::ORDER[2 * v + i];
-                let (scale, minimum) = (_mm512_set1_ps(scales[run]), _mm512_set1_ps(minima[run]));
-                let first = _mm512_fmsub_ps(low, scale, minimum);
-                let second = if BITS == 5 { _mm512_fmsub_ps(high, scale, minimum) } else { first };
-                let table = joined(first, second);
-                out.set_bf16(block * (BLOCK / STEP) + run, _mm512_permutexvar_epi16(indices, table));
+        let p = weights.add(block * Q4K::BYTES);
+        let (scales, minima) = runs(p);
+        for (numbers, pair) in Q4K::unpack(p).numbers.into_iter().zip(Q4K::ORDER.as_chunks::<2>().0) {
+            let both = joined(table(count, pair[0], &scales, &minima), table(count, pair[1], &scales, &minima));
+            for (indices, run) in indices(_mm512_or_si512(numbers, upper)).into_iter().zip(pair) {
+                out.set_bf16(block * (BLOCK / STEP) + run, _mm512_permutexvar_epi16(indices, both));
             }
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q4_k(weights: *const u8, blocks: usize, out: LeftRow) {
-    with_minima::<Q4K, 4>(weights, blocks, out);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
 unsafe fn q5_k(weights: *const u8, blocks: usize, out: LeftRow) {
-    with_minima::<Q5K, 5>(weights, blocks, out);
+    let (low, high) = (count_from(0.0), count_from(16.0));
+    for block in 0..blocks {
+        let p = weights.add(block * Q5K::BYTES);
+        let (scales, minima) = runs(p);
+        for (numbers, pair) in Q5K::unpack(p).numbers.into_iter().zip(Q5K::ORDER.as_chunks::<2>().0) {
+            for (indices, &run) in indices(numbers).into_iter().zip(pair) {
+                let all = joined(table(low, run, &scales, &minima), table(high, run, &scales, &minima));
+                out.set_bf16(block * (BLOCK / STEP) + run, _mm512_permutexvar_epi16(indices, all));
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
