@@ -170,7 +170,7 @@ impl Model {
         let budget = Arc::new(Budget::new(options.memory_limit, plan)?);
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,
-            repack: options.profile == Profile::Fast && decoder::repacking_helps(&decoder_file),
+            repack: options.profile == Profile::Fast,
             copy: options.files == Files::Copied,
             processors: options.processors,
         };

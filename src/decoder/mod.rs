@@ -109,7 +109,7 @@ impl ErrorText {
 pub struct LoadOptions {
     /// Layers to put on a GPU, in builds that have one.
     pub gpu_layers: u32,
-    /// Copy weights into the layout that this processor computes fastest with.
+    /// Copy weights into another layout where this processor computes faster with it.
     pub repack: bool,
     /// Read all weights into memory instead of mapping the file.
     pub copy: bool,
@@ -125,8 +125,8 @@ pub(crate) fn repacking_helps(file: &Gguf) -> bool {
 /// Weights and vocabulary, shared by all sessions of a model.
 pub struct DecoderModel {
     processors: ProcessorMask,
-    /// Weights are in a layout that ggml alone knows.
-    repacked: bool,
+    /// Weights are in a layout that ggml alone knows, or of experts, which it alone multiplies.
+    for_ggml: bool,
     /// A pass has gone through all operations on the calling thread.
     tried: AtomicBool,
     shape: Shape,
@@ -178,7 +178,8 @@ impl DecoderModel {
         params.progress_callback = Some(on_load_progress);
         params.progress_callback_user_data = (&raw mut bridge).cast();
         // Otherwise weights stay in the file's layout and pages, so that the system can drop and share them.
-        params.use_extra_bufts = options.repack;
+        let repacked = options.repack && repacking_helps(gguf);
+        params.use_extra_bufts = repacked;
         if options.copy {
             params.load_mode = llama::LLAMA_LOAD_MODE_NONE;
         }
@@ -211,7 +212,6 @@ impl DecoderModel {
         // SAFETY: the model is alive.
         let context_length = unsafe { llama::llama_model_n_ctx_train(model.as_ptr()) }.max(0) as usize;
         let shape = shape_of(gguf, &info);
-        let repacked = options.repack;
         // Every tensor of a phi2 file was checked.
         let tried = AtomicBool::new(info.architecture == "phi2");
         let processors = options.processors;
@@ -476,7 +476,8 @@ impl Decoder {
         params.n_seq_max = if branching { 1 + MAX_BRANCHES as u32 } else { 1 };
         params.kv_unified = true;
         params.n_outputs_max = if branching { MAX_OUTPUTS as u32 } else { 1 };
-        let own = options.kernels == Kernels::Own && !model.repacked;
+        // Recurrent architectures' states are ggml's as well.
+        let own = options.kernels == Kernels::Own && !model.for_ggml && branching;
         params.n_threads = if own { 1 } else { n_threads };
         params.n_threads_batch = params.n_threads;
         params.no_perf = true;
