@@ -215,7 +215,8 @@ impl DecoderModel {
         // Every tensor of a phi2 file was checked.
         let tried = AtomicBool::new(info.architecture == "phi2");
         let processors = options.processors;
-        Ok(DecoderModel { processors, repacked, tried, shape, llama, info, width, context_length })
+        let for_ggml = repacked || gguf.tensors().iter().any(|t| t.shape.len() > 2);
+        Ok(DecoderModel { processors, for_ggml, tried, shape, llama, info, width, context_length })
     }
 
     fn as_ptr(&self) -> *mut llama::llama_model {
