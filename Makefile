@@ -3,13 +3,16 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind fuzz lint features header abi bench accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind test-long test-loom test-tsan fuzz lint features header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
 	@echo 'make install        install headers, libraries, pkg-config and CMake files; PREFIX, DESTDIR and LIBDIR say where'
 	@echo 'make test           run all tests'
 	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
+	@echo 'make test-long      threads, cancelling and freeing again, for SECONDS and ten times as often'
+	@echo 'make test-loom      the thread pool in every order of events (needs the network once)'
+	@echo 'make test-tsan      what threads share, under ThreadSanitizer (needs the network once)'
 	@echo 'make fuzz           run a fuzz target with libFuzzer; TARGET and SECONDS say which and how long (docs/testing.md)'
 	@echo 'make lint           formatting and clippy'
 	@echo 'make features       build and test with each picture format alone, and with none'
@@ -47,6 +50,16 @@ test: lib
 
 test-valgrind: lib
 	TGV_TEST_RUNNER=valgrind $(CARGO) test --release --test c_abi
+
+test-long: lib
+	TGV_TEST_SECONDS=$(SECONDS) TGV_TEST_ROUNDS_FACTOR=10 $(CARGO) test --release --test c_abi -- --test-threads 1 --nocapture \
+		threads cancel one_session two_users log_swap free_ reload
+
+test-loom:
+	cd tests/loom && $(CARGO) test --release --target-dir $(CURDIR)/target/loom -- --nocapture
+
+test-tsan:
+	@bash scripts/tsan.sh
 
 TARGET ?= c_api
 SECONDS ?= 600

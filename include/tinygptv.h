@@ -11,6 +11,7 @@
  * - Callbacks run on the thread of the call they were passed to and never after it has returned. They must not throw or
  *   longjmp.
  * - Nothing is printed, and nothing ends the process: see tgv_set_log_callback.
+ * - Every function that computes may return TGV_ERROR_OUT_OF_MEMORY. Nothing is lost then: call it again when there is memory.
  * - Several users in one process, who know nothing of each other, are fine: the only thing they share is the log, see
  *   tgv_add_log_callback.
  */

@@ -3,16 +3,16 @@
 //! A file is `TGVEMB01`, the 32-byte identity of the vision encoder, rows and width as `u32`, the values as `f32`, and the
 //! SHA-256 of all that; numbers little-endian.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::{memory, whole_file};
 
 const MAGIC: &[u8; 8] = b"TGVEMB01";
 const ID_BYTES: usize = 32;
@@ -34,6 +34,7 @@ impl VisionId {
 /// Writes an embedding. The file appears under its name when it is complete.
 pub(crate) fn save(embedding: &Embedding, id: &VisionId, path: &Path) -> Result<()> {
     let values = embedding.values();
+    memory::check(4 * values.len() + memory::HEADROOM)?;
     let mut bytes = Vec::with_capacity(HEAD_BYTES + 4 * values.len() + HASH_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&id.0);
@@ -45,22 +46,7 @@ pub(crate) fn save(embedding: &Embedding, id: &VisionId, path: &Path) -> Result<
     let hash = Sha256::digest(&bytes);
     bytes.extend_from_slice(&hash);
 
-    let unfinished = unfinished_name(path);
-    let written = File::create(&unfinished)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&unfinished, path));
-    written.map_err(|e| {
-        let _ = fs::remove_file(&unfinished);
-        Error::io("write", path, e)
-    })
-}
-
-/// A name beside `path` that no other call uses.
-fn unfinished_name(path: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    path.with_file_name(name)
+    whole_file::write(path, &bytes)
 }
 
 /// Reads an embedding that `save` wrote for the same vision encoder.
@@ -96,6 +82,8 @@ pub(crate) fn load(id: &VisionId, path: &Path) -> Result<Embedding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::PathBuf;
 
     struct Folder(PathBuf);
 

@@ -101,6 +101,9 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        if source.kind() == std::io::ErrorKind::OutOfMemory {
+            return Error::OutOfMemory(format!("cannot {action} '{}': {source}; free some memory", path.display()));
+        }
         Error::Io { action, path: path.to_owned(), source }
     }
 

@@ -33,7 +33,7 @@
 //! - [`model`], [`session`], [`embedding`]: what a user holds; `cache` and `embedding_file` keep embeddings, in memory and in
 //!   files.
 //! - [`plan`]: how much memory that takes; [`processors`]: how many threads, and where they run.
-//! - [`error`], [`log`], [`threads`]: what everything shares; `kernels`: products on tile registers, for both halves.
+//! - [`error`], [`log`], [`threads`], `sync`, `memory`, `whole_file`: what everything shares; `kernels`: products on tile registers, for both halves.
 
 #![deny(missing_docs)]
 #![warn(unsafe_op_in_unsafe_fn)]
@@ -52,6 +52,7 @@ pub mod image;
 #[allow(dead_code)] // until both halves multiply with it
 mod kernels;
 pub mod log;
+mod memory;
 pub mod model;
 mod panics;
 pub mod plan;
@@ -60,9 +61,11 @@ pub mod prompt;
 pub mod session;
 mod stack;
 pub mod stream;
+mod sync;
 pub mod threads;
 pub mod tokenizer;
 pub mod vision;
+mod whole_file;
 
 pub use decoder::Sampling;
 pub use embedding::Embedding;

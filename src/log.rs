@@ -131,8 +131,10 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
+    type Heard = Mutex<Vec<(Level, String)>>;
+
     /// A sink that keeps what starts like this: tests log side by side.
-    fn keeping(start: &'static str) -> (Sink, Arc<Mutex<Vec<(Level, String)>>>) {
+    fn keeping(start: &'static str) -> (Sink, Arc<Heard>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = seen.clone();
         let sink = Arc::new(move |level, text: &str| {
@@ -173,8 +175,7 @@ mod tests {
         assert!(remove_sink(0).is_err());
         remove_sink(second).unwrap();
         message(Level::Info, "many 3");
-        let texts =
-            |heard: &Mutex<Vec<(Level, String)>>| heard.lock().unwrap().iter().map(|(_, t)| t.clone()).collect();
+        let texts = |heard: &Heard| heard.lock().unwrap().iter().map(|(_, t)| t.clone()).collect();
         let (first, second): (Vec<String>, Vec<String>) = (texts(&heard_first), texts(&heard_second));
         assert_eq!((first, second), (vec!["many 1".into()], vec!["many 1".into(), "many 2".into()]));
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Hold};
 use crate::image::Image;
 use crate::log::{self, Level};
+use crate::memory;
 use crate::plan::{self, Budget, MemoryPlan};
 use crate::processors::{default_threads, ProcessorMask};
 use crate::prompt::Templates;
@@ -168,6 +169,12 @@ impl Model {
         let shape = decoder::shape_of(&decoder_file, &decoder_info);
         let plan = plan::of_model(&decoder_file, &shape, vision_file.as_ref().zip(encoder.as_ref()), options);
         let budget = Arc::new(Budget::new(options.memory_limit, plan)?);
+        // The vision file's copy is there already.
+        let copied = match (options.files, &vision_file) {
+            (Files::Copied, Some(file)) => file.file_size(),
+            _ => 0,
+        };
+        memory::check(usize::try_from(plan.model.saturating_sub(copied)).unwrap_or(usize::MAX))?;
         let decoder_options = LoadOptions {
             gpu_layers: options.gpu_layers,
             repack: options.profile == Profile::Fast,

@@ -7,25 +7,22 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::hint::spin_loop;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
 
 use crate::panics;
 use crate::processors::default_threads;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{look_out, thread_local, Arc, Condvar, Mutex, MutexGuard};
 
 /// More threads than this are never started.
 const MAX_THREADS: usize = 256;
 
-/// How long a thread looks for what it waits for before it sleeps: a few times as long as waking it would take.
-const LOOKOUT: Duration = Duration::from_micros(50);
-
 thread_local! {
     /// Set while this thread runs a task of any pool, so that a nested job runs inline instead of waiting for itself.
-    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    #[allow(clippy::missing_const_for_thread_local)] // loom's thread-locals cannot be const
+    static IN_TASK: Cell<bool> = Cell::new(false);
 }
 
 /// Threads that work through numbered tasks together with the calling thread.
@@ -102,7 +99,7 @@ impl ThreadPool {
         let signals = BlockedSignals::new();
         for i in 1..wanted.min(MAX_THREADS) {
             let shared = shared.clone();
-            match std::thread::Builder::new().name(format!("tinygptv-{i}")).spawn(move || work(&shared)) {
+            match Builder::new().name(format!("tinygptv-{i}")).spawn(move || work(&shared)) {
                 Ok(handle) => workers.push(handle),
                 Err(_) => break,
             }
@@ -139,7 +136,7 @@ impl ThreadPool {
     /// If a task panics, with the first panic's payload, after every thread has stopped working on the job. Tasks not yet
     /// begun are skipped.
     pub fn run(&self, count: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        if count <= 1 || self.workers.is_empty() || IN_TASK.get() {
+        if count <= 1 || self.workers.is_empty() || IN_TASK.with(Cell::get) {
             (0..count).for_each(|i| task(i, 0));
             return;
         }
@@ -211,7 +208,7 @@ impl Drop for ThreadPool {
 impl Job<'_> {
     /// Takes tasks until there are none left. Never unwinds.
     fn work(&self, worker: usize) {
-        IN_TASK.set(true);
+        IN_TASK.with(|inside| inside.set(true));
         let result = panics::quietly(|| loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             if i >= self.count {
@@ -219,7 +216,7 @@ impl Job<'_> {
             }
             (self.task)(i, worker);
         });
-        IN_TASK.set(false);
+        IN_TASK.with(|inside| inside.set(false));
         if let Err(payload) = result {
             self.next.store(self.count, Ordering::Relaxed);
             let mut first = lock(&self.panic);
@@ -270,22 +267,6 @@ fn work(shared: &Shared) {
         shared.inside.store(state.inside, Ordering::Release);
         if state.inside == 0 {
             shared.left.notify_all();
-        }
-    }
-}
-
-/// Waits a moment until `found`; tells whether it came true.
-fn look_out(found: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + LOOKOUT;
-    loop {
-        for _ in 0..32 {
-            if found() {
-                return true;
-            }
-            spin_loop();
-        }
-        if Instant::now() > end {
-            return false;
         }
     }
 }

@@ -3,11 +3,15 @@
 //! Vocabularies with GPT-2's byte-level BPE and its split pattern (Phi-2's is one) run on the `tokenizers` crate, built from
 //! the tokens and merges in the GGUF. Every other kind is left to llama.cpp.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
+use tokenizers::utils::SysRegex;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
+    SplitDelimiterBehavior, TokenizerImpl,
+};
 
 use crate::decoder::DecoderModel;
 use crate::error::{Error, Result};
@@ -60,8 +64,44 @@ impl Tokenizer {
     }
 }
 
+/// How GPT-2 splits a text before its merges: contractions, words, numbers and the rest, each with the space in front of it.
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// What the crate's ByteLevel does. That one keeps the compiled expression and its tables until the process ends, so that they
+/// would be lost with every unloading of the library.
+struct Words {
+    regex: SysRegex,
+    char_of_byte: [char; 256],
+}
+
+impl Words {
+    fn new(bytes_of: &HashMap<char, u8>) -> tokenizers::Result<Words> {
+        let mut char_of_byte = ['\0'; 256];
+        bytes_of.iter().for_each(|(&c, &byte)| char_of_byte[usize::from(byte)] = c);
+        Ok(Words { regex: SysRegex::new(WORDS)?, char_of_byte })
+    }
+}
+
+impl PreTokenizer for Words {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        text.split(|_, part| part.split(&self.regex, SplitDelimiterBehavior::Isolated))?;
+        text.normalize(|word| {
+            // Each byte becomes a character; those after a character's first one are insertions.
+            let bytes = |c: char| c.to_string().into_bytes().into_iter().enumerate();
+            let chars = word
+                .get()
+                .chars()
+                .flat_map(bytes)
+                .map(|(i, byte)| (self.char_of_byte[usize::from(byte)], isize::from(i > 0)));
+            let chars: Vec<_> = chars.collect();
+            word.transform(chars, 0);
+            Ok(())
+        })
+    }
+}
+
 struct Gpt2 {
-    tokenizer: HfTokenizer,
+    tokenizer: TokenizerImpl<BPE, NormalizerWrapper, Words, PostProcessorWrapper, DecoderWrapper>,
     pieces: Vec<Vec<u8>>,
 }
 
@@ -121,10 +161,14 @@ impl Gpt2 {
         }
         let bpe = BPE::builder()
             .vocab_and_merges(vocab, pairs)
+            // By default there is room for 10 000 words, a megabyte, from the start.
+            .cache_capacity(256)
             .build()
             .map_err(|e| format!("its vocabulary makes no byte-level BPE: {e}"))?;
-        let mut tokenizer = HfTokenizer::new(bpe);
-        tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        let mut tokenizer = TokenizerImpl::new(bpe);
+        tokenizer.with_pre_tokenizer(Some(
+            Words::new(&bytes_of).map_err(|e| format!("its words cannot be told apart: {e}"))?,
+        ));
         let (special, plain): (Vec<_>, Vec<_>) = added.into_iter().partition(|t| t.special);
         tokenizer.add_special_tokens(&special);
         tokenizer.add_tokens(&plain);
@@ -142,8 +186,8 @@ impl Gpt2 {
 
 /// GPT-2's printable stand-ins for bytes: printable Latin-1 stands for itself, the others follow from U+0100 on
 /// (Radford et al. 2019, byte-level BPE).
-fn byte_of_char() -> std::collections::HashMap<char, u8> {
-    let mut map = std::collections::HashMap::new();
+fn byte_of_char() -> HashMap<char, u8> {
+    let mut map = HashMap::new();
     let mut next = 0x100u32;
     for byte in 0..=255u8 {
         let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
@@ -158,7 +202,7 @@ fn byte_of_char() -> std::collections::HashMap<char, u8> {
     map
 }
 
-fn decode_byte_level(token: &str, bytes_of: &std::collections::HashMap<char, u8>) -> Vec<u8> {
+fn decode_byte_level(token: &str, bytes_of: &HashMap<char, u8>) -> Vec<u8> {
     let decoded: Option<Vec<u8>> = token.chars().map(|c| bytes_of.get(&c).copied()).collect();
     // A token with a character outside the alphabet was not made by the byte-level alphabet: it stands for itself.
     decoded.unwrap_or_else(|| token.as_bytes().to_vec())

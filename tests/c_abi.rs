@@ -601,6 +601,61 @@ fn context() {
     succeeds("context", Arguments::long());
 }
 
+// ---- Little memory, full disks
+
+/// Runs tests/c/out_of_memory.c, of which some processes end by a signal and tell so.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[track_caller]
+fn out_of_memory(files: &str, how: &[&str]) {
+    let workshop = Workshop::new();
+    let jpeg = golden("pictures/jpeg-420-225x223.jpg");
+    let mut arguments = Arguments::short().with(jpeg).with(workshop.path("scratch")).with(files).0;
+    arguments.extend(how.iter().map(OsString::from));
+    // A sanitizer has an allocator of its own, and stack traces of those processes would take most of the time.
+    let outcome = workshop.unwatched_program("out_of_memory").run_with(arguments, "", &[("RUST_BACKTRACE", "0")]);
+    outcome.exits_with(0);
+    println!("{}", outcome.stdout.lines().next_back().unwrap_or_default());
+}
+
+const MAPPED: &str = "0";
+const COPIED: &str = "1";
+/// More than any allocation.
+const NO_LIMIT: &str = "1000000000000";
+/// Deaths among small allocations, which nobody counts.
+const ANY: &str = "1000000";
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn memory_is_exhausted() {
+    out_of_memory(MAPPED, &["exhausted"]);
+    out_of_memory(COPIED, &["exhausted"]);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn large_allocations_fail() {
+    // Eight while the tokenizer's regular expression is compiled, four in ggml's scheduler, two in the PNG
+    // decoder: none of these can be made to fail gently.
+    const KNOWN: &str = "14";
+    out_of_memory(MAPPED, &["65536", NO_LIMIT, "1", KNOWN]);
+    out_of_memory(COPIED, &["65536", NO_LIMIT, "1", KNOWN]);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn small_allocations_fail() {
+    out_of_memory(MAPPED, &["4096", "65536", "3", ANY]);
+    out_of_memory(MAPPED, &["1", "4096", "499", ANY]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn full_disk() {
+    let workshop = Workshop::new();
+    let arguments = Arguments::short().with(workshop.path("folder"));
+    workshop.program("full_disk").run(arguments.0).succeeds();
+}
+
 // ---- Callbacks
 
 #[test]
@@ -656,6 +711,16 @@ fn reload() {
     let workshop = Workshop::new();
     let arguments = Arguments::short().with(workshop.library());
     workshop.unwatched_program("reload").run(arguments.0).succeeds();
+}
+
+/// The library leaves the process's handlers as they are.
+#[cfg(target_os = "linux")]
+#[test]
+fn terminate() {
+    let workshop = Workshop::new();
+    let source = root().join("tests/c/terminate.cpp");
+    let program = workshop.build(&source, Language::Cpp("c++17"), Watch::Nobody);
+    program.run(Arguments::short().with(workshop.library()).0).succeeds();
 }
 
 // ---- Threads

@@ -51,6 +51,7 @@ extern "C" {
         error_size: usize,
     ) -> *mut llama::llama_model;
     pub fn tgvi_context_new(
+        old: *mut Context,
         model: *mut llama::llama_model,
         params: *const llama::llama_context_params,
         error: *mut c_char,

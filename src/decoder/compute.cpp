@@ -7,6 +7,7 @@
 #include "ggml-cpu/traits.h"
 
 #include <mutex>
+#include <new>
 #include <stdexcept>
 
 using tgvi::guarded;
@@ -26,6 +27,9 @@ struct traits : public ggml::cpu::tensor_traits {
 
     bool compute_forward(ggml_compute_params *, ggml_tensor * op) override {
         const int32_t done = compute_op(computer, op);
+        if (done == -1) {
+            throw std::bad_alloc();
+        }
         if (done < 0) {
             throw std::runtime_error("an operation failed");
         }

@@ -73,7 +73,32 @@ struct tgvi_context {
     llama_context *   llama = nullptr;
     llama_batch_ext * batch = nullptr;
 
-    ~tgvi_context() {
+    void open(llama_model * model, const llama_context_params & params) {
+        {
+            const struct creation {
+                creation() { creating = true; }
+                ~creation() { creating = false; }
+            } scope;
+            llama = llama_init_from_model(model, params);
+        }
+        if (llama == nullptr) {
+            throw std::runtime_error("the context could not be created");
+        }
+        // A pool of its own: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
+        ggml_threadpool_params pool_params = ggml_threadpool_params_default(params.n_threads);
+        pool_params.poll                   = 0;
+        pool                               = ggml_threadpool_new(&pool_params);
+        if (pool == nullptr) {
+            throw std::runtime_error("the worker threads could not be started");
+        }
+        llama_attach_threadpool(llama, pool, nullptr);
+        batch = llama_batch_ext_init(llama);
+        if (batch == nullptr) {
+            throw std::runtime_error("the batch could not be created");
+        }
+    }
+
+    void close() {
         if (batch != nullptr) {
             llama_batch_ext_free(batch);
         }
@@ -83,35 +108,24 @@ struct tgvi_context {
         if (pool != nullptr) {
             ggml_threadpool_free(pool);
         }
+        batch = nullptr;
+        llama = nullptr;
+        pool  = nullptr;
     }
+
+    ~tgvi_context() { close(); }
 };
 
-tgvi_context * tgvi_context_new(llama_model * model, const llama_context_params * params, char * error,
-                                size_t error_size) {
+tgvi_context * tgvi_context_new(tgvi_context * old, llama_model * model, const llama_context_params * params,
+                                char * error, size_t error_size) {
     return guarded<tgvi_context *>(nullptr, error, error_size, [&]() {
+        if (old != nullptr) {
+            old->close();
+            old->open(model, *params);
+            return old;
+        }
         auto context = std::make_unique<tgvi_context>();
-        {
-            const struct creation {
-                creation() { creating = true; }
-                ~creation() { creating = false; }
-            } scope;
-            context->llama = llama_init_from_model(model, *params);
-        }
-        if (context->llama == nullptr) {
-            throw std::runtime_error("the context could not be created");
-        }
-        // A pool of its own: its workers sleep between graphs instead of polling, so that a busy host keeps its cores.
-        ggml_threadpool_params pool_params = ggml_threadpool_params_default(params->n_threads);
-        pool_params.poll                   = 0;
-        context->pool                      = ggml_threadpool_new(&pool_params);
-        if (context->pool == nullptr) {
-            throw std::runtime_error("the worker threads could not be started");
-        }
-        llama_attach_threadpool(context->llama, context->pool, nullptr);
-        context->batch = llama_batch_ext_init(context->llama);
-        if (context->batch == nullptr) {
-            throw std::runtime_error("the batch could not be created");
-        }
+        context->open(model, *params);
         return context.release();
     });
 }

@@ -54,9 +54,9 @@ impl Grammar {
             )
         };
         // llama.cpp quotes all of the text behind the error.
-        let problem = || error.describe().lines().next().unwrap_or_default().to_owned();
+        let problem = |text: String| bad(text.lines().next().unwrap_or_default().to_owned());
         let longest_token = model.info().longest_token;
-        NonNull::new(state).map(|state| Grammar { state, longest_token }).ok_or_else(|| bad(problem()))
+        NonNull::new(state).map(|state| Grammar { state, longest_token }).ok_or_else(|| error.cause(problem))
     }
 
     /// Sets the logit of every candidate that may not come next to minus infinity.
@@ -80,7 +80,7 @@ impl Grammar {
         if done {
             Ok(())
         } else {
-            Err(Error::Decoder(format!("the grammar failed: {}", error.describe())))
+            Err(error.cause(|text| Error::Decoder(format!("the grammar failed: {text}"))))
         }
     }
 
@@ -93,7 +93,7 @@ impl Grammar {
         if done {
             Ok(())
         } else {
-            Err(Error::Decoder(format!("the grammar failed: {}", error.describe())))
+            Err(error.cause(|text| Error::Decoder(format!("the grammar failed: {text}"))))
         }
     }
 

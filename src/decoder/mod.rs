@@ -29,6 +29,7 @@ use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::log;
+use crate::memory;
 use crate::processors::ProcessorMask;
 use crate::stack;
 use trace::LayerTrace;
@@ -59,6 +60,9 @@ const MAX_BRANCHES: usize = 16;
 
 /// Most positions of one pass whose logits can be read. Each costs a vocabulary's worth of floats.
 pub(crate) const MAX_OUTPUTS: usize = 64;
+
+/// What llama.cpp's passes return when a buffer cannot be had.
+const NO_MEMORY: i32 = -2;
 
 /// How a context is made.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +104,19 @@ impl ErrorText {
             (t, l) if l.is_empty() => t,
             (t, l) if t.is_empty() => l,
             (t, l) => format!("{t} ({l})"),
+        }
+    }
+}
+
+impl ErrorText {
+    /// A lack of memory, which llama.cpp tells of in its text alone, or what else the text means.
+    fn cause(&self, otherwise: impl FnOnce(String) -> Error) -> Error {
+        let text = self.describe();
+        match ["bad_alloc", "allocate"].iter().any(|sign| text.contains(sign)) {
+            true => {
+                Error::OutOfMemory(format!("llama.cpp ran out of memory ({text}); free some memory and call again"))
+            }
+            false => otherwise(text),
         }
     }
 }
@@ -204,7 +221,7 @@ impl DecoderModel {
             if cancelled {
                 return Err(Error::Cancelled);
             }
-            return Err(Error::unsupported(gguf.path(), format!("llama.cpp refuses it: {}", error.describe())));
+            return Err(error.cause(|text| Error::unsupported(gguf.path(), format!("llama.cpp refuses it: {text}"))));
         };
         // SAFETY: LlamaModel is a transparent wrapper of this pointer (its crate is pinned exactly) and frees it on drop.
         let llama = unsafe { std::mem::transmute::<NonNull<llama::llama_model>, LlamaModel>(model) };
@@ -312,10 +329,9 @@ impl DecoderModel {
                     break;
                 }
                 Err(_) if n == i32::MIN => {
-                    return Err(Error::InvalidArgument(format!(
-                        "this model's vocabulary cannot represent the text: {}",
-                        error.describe()
-                    )));
+                    return Err(error.cause(|text| {
+                        Error::InvalidArgument(format!("this model's vocabulary cannot represent the text: {text}"))
+                    }));
                 }
                 Err(_) => tokens.resize(n.unsigned_abs() as usize, 0),
             }
@@ -405,8 +421,9 @@ pub struct Decoder {
     capacity: usize,
     held: Vec<Slot>,
     logits: Vec<f32>,
-    /// llama.cpp failed half-way through something: its context is not used again.
+    /// llama.cpp failed half-way through something: its context is made anew before it is used again.
     broken: bool,
+    params: llama::llama_context_params,
 }
 
 // SAFETY: the context is used by one thread at a time (all uses take &mut self) and is tied to no thread.
@@ -420,10 +437,11 @@ enum Threads {
     Ggml(Contention),
 }
 
-/// A context to be created, perhaps on another thread.
+/// A context to be created, perhaps on another thread; or `old` to be created anew.
 struct Order {
     model: *mut llama::llama_model,
     params: llama::llama_context_params,
+    old: *mut bindings::Context,
 }
 
 /// A context on its way back.
@@ -437,12 +455,18 @@ unsafe impl Send for Order {}
 unsafe impl Send for NewContext {}
 
 impl Order {
-    fn create(self) -> std::result::Result<NewContext, String> {
+    fn create(self) -> Result<NewContext> {
+        let Order { model, params, old } = self;
         let mut error = ErrorText::new();
         // SAFETY: the model outlives the context, which holds an Arc of it; so does the watch.
-        let context =
-            unsafe { bindings::tgvi_context_new(self.model, &self.params, error.0.as_mut_ptr(), error.0.len()) };
-        NonNull::new(context).map(|context| NewContext { context }).ok_or_else(|| error.describe())
+        let context = unsafe { bindings::tgvi_context_new(old, model, &params, error.0.as_mut_ptr(), error.0.len()) };
+        NonNull::new(context).map(|context| NewContext { context }).ok_or_else(|| {
+            Error::OutOfMemory(format!(
+                "a context of {} positions could not be created: {}; use a smaller context",
+                params.n_ctx,
+                error.describe()
+            ))
+        })
     }
 }
 
@@ -498,14 +522,9 @@ impl Decoder {
             true => Threads::Own(Box::new(Computer::new(n_threads as usize, model.processors)?)),
             false => Threads::Ggml(Contention::new(1)),
         };
-        let order = Order { model: model.as_ptr(), params };
+        let order = Order { model: model.as_ptr(), params, old: std::ptr::null_mut() };
         // Its threads are started in there.
-        let created = model.processors.run(move || order.create())?;
-        let context = created.map(|new| new.context).map_err(|problem| {
-            Error::OutOfMemory(format!(
-                "a context of {capacity} positions could not be created: {problem}; use a smaller context"
-            ))
-        })?;
+        let context = model.processors.run(move || order.create())??.context;
         // SAFETY: the context is alive.
         watch.expect(unsafe { bindings::tgvi_context_nodes(context.as_ptr()) });
         let mut decoder = Decoder {
@@ -518,6 +537,7 @@ impl Decoder {
             held: Vec::new(),
             logits: Vec::new(),
             broken: false,
+            params,
         };
         if !own && n_threads > 1 {
             decoder.try_alone()?;
@@ -535,6 +555,15 @@ impl Decoder {
             self.logits.clear();
             self.model.tried.store(true, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// A new context after llama.cpp failed. It holds nothing.
+    fn renew(&mut self) -> Result<()> {
+        let order = Order { model: self.model.as_ptr(), params: self.params, old: self.context.as_ptr() };
+        self.model.processors.run(move || order.create().map(drop))??;
+        self.held.clear();
+        self.broken = false;
         Ok(())
     }
 
@@ -572,6 +601,9 @@ impl Decoder {
         }
         if slots.len() > self.capacity {
             return Err(Error::ContextFull { capacity: self.capacity, used: 0, needed: slots.len() });
+        }
+        if self.broken {
+            self.renew()?;
         }
         let common = self.held.iter().zip(slots).take_while(|(a, b)| a == b).count();
         // The last position is always evaluated: its logits are wanted.
@@ -663,7 +695,9 @@ impl Decoder {
         });
         self.submit(entries, listener, part)?;
         if wants_logits {
-            let logits = self.logits_row(-1)?.to_vec();
+            let mut logits = std::mem::take(&mut self.logits);
+            logits.clear();
+            memory::extend(&mut logits, self.logits_row(-1)?.iter().copied())?;
             self.logits = logits;
         }
         Ok(())
@@ -677,8 +711,9 @@ impl Decoder {
         (start, length): (f32, f32),
     ) -> Result<()> {
         if self.broken {
-            return Err(Error::Decoder("it failed before; create a new session".into()));
+            return Err(Error::Decoder("it failed before".into()));
         }
+        memory::check(memory::HEADROOM)?;
         let context = self.context.as_ptr();
         // SAFETY: the context is alive and used by this thread only.
         unsafe { bindings::tgvi_batch_clear(context) };
@@ -704,10 +739,13 @@ impl Decoder {
                         )
                     }
                 }
-                _ => false,
+                _ => return Err(Error::Internal(format!("what stands at position {position} is not of this model"))),
             };
             if !added {
-                return Err(Error::Internal(format!("position {position} could not be put into the batch")));
+                // What stands there is sound, so that it can only be this.
+                return Err(Error::OutOfMemory(format!(
+                    "position {position} could not be put into llama.cpp's batch; free some memory and call again"
+                )));
             }
             count += 1;
         }
@@ -736,7 +774,12 @@ impl Decoder {
             2 => Err(Error::Cancelled),
             code => {
                 self.broken = true;
-                Err(Error::Decoder(format!("llama.cpp returned {code}: {}", error.describe())))
+                Err(error.cause(|text| match code {
+                    NO_MEMORY => {
+                        Error::OutOfMemory("llama.cpp ran out of memory; free some memory and call again".into())
+                    }
+                    _ => Error::Decoder(format!("llama.cpp returned {code}: {text}")),
+                }))
             }
         }
     }

@@ -7,6 +7,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::Grammar;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// How the next token is chosen. Random sampling applies penalty, temperature, top-k, top-p, min-p, in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,13 +94,17 @@ impl Sampler {
             return Err(Error::Decoder("the logits are not finite; the decoder file may be damaged".into()));
         }
         let entries = || logits.iter().enumerate().map(|(i, &l)| LlamaTokenData::new(LlamaToken(i as i32), l, 0.0));
-        let mut token = self.choose(entries().collect())?;
+        let all = || {
+            let mut candidates = Vec::new();
+            memory::extend(&mut candidates, entries()).map(|()| candidates)
+        };
+        let mut token = self.choose(all()?)?;
         if let Some(grammar) = grammar {
             // Checking one token is much cheaper than all, and the free choice is mostly allowed.
             let mut chosen = [LlamaTokenData::new(token, 0.0, 0.0)];
             grammar.filter(&mut chosen)?;
             if !chosen[0].logit().is_finite() {
-                let mut allowed: Vec<LlamaTokenData> = entries().collect();
+                let mut allowed = all()?;
                 grammar.filter(&mut allowed)?;
                 allowed.retain(|c| c.logit().is_finite());
                 if allowed.is_empty() {

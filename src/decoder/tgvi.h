@@ -17,8 +17,8 @@ void tgvi_init(void (*log_abort)(const char * message));
 // Makes contexts' memory take no pages before they are used. Once in a process, before any context.
 void tgvi_context_init(void);
 
-// Computes one node of a graph: above 0 when done, 0 to leave it to ggml, below 0 when it failed. `computer` is what was handed to
-// tgvi_batch_process.
+// Computes one node of a graph: above 0 when done, 0 to leave it to ggml, -1 without memory, less when it failed. `computer` is
+// what was handed to tgvi_batch_process.
 typedef int32_t (*tgvi_compute_op)(void * computer, const struct ggml_tensor * op);
 
 // Sets the function for all passes with a computer, for good.
@@ -41,8 +41,10 @@ int32_t tgvi_tokenize(const struct llama_model * model, const char * text, size_
 // A context with a thread pool of its own and one batch.
 struct tgvi_context;
 
-struct tgvi_context * tgvi_context_new(struct llama_model * model, const struct llama_context_params * params,
-                                       char * error, size_t error_size);
+// With `old`, which may be in any state, that one is opened anew and returned; where that fails it lives on, good for another
+// attempt only.
+struct tgvi_context * tgvi_context_new(struct tgvi_context * old, struct llama_model * model,
+                                       const struct llama_context_params * params, char * error, size_t error_size);
 void tgvi_context_free(struct tgvi_context * context);
 struct llama_context * tgvi_context_llama(struct tgvi_context * context);
 // About how many nodes of a pass are computed one by one.

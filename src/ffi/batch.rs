@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::boundary::{boundary, text_array, Handle};
+use super::boundary::{text_array, working, Handle};
 use super::error::{c_string, tgv_status};
 use super::session::{finish_number, tgv_session};
 use crate::session::Finish;
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn tgv_session_ask_each(
     on_answer: tgv_answer_callback,
     user_data: *mut c_void,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, questions) = unsafe {
             (tgv_session::share(session)?, text_array(questions, count, MAX_QUESTIONS, "questions", "a question")?)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::{set_last_error, tgv_status, TGV_OK};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::panics;
 
 /// Runs the body of an exported function. Errors and panics become a status and this thread's last error.
@@ -16,6 +17,14 @@ pub(super) fn boundary(body: impl FnOnce() -> Result<()>) -> tgv_status {
     };
     set_last_error(&error);
     error.status()
+}
+
+/// `boundary` of a function that computes: not begun without memory for its small allocations.
+pub(super) fn working(body: impl FnOnce() -> Result<()>) -> tgv_status {
+    boundary(|| {
+        memory::check(memory::HEADROOM)?;
+        body()
+    })
 }
 
 /// Ties an opaque C type to what its handles own. Every handle is an `Arc` in disguise: a call in progress holds its own

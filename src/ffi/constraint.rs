@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::boundary::{boundary, optional_text, text_array, Handle};
+use super::boundary::{optional_text, text_array, working, Handle};
 use super::error::tgv_status;
 use super::session::tgv_session;
 use crate::session::Constraint;
@@ -22,7 +22,7 @@ const MAX_ANSWERS: usize = 4096;
 /// Thread-safety: one thread at a time.
 #[no_mangle]
 pub unsafe extern "C" fn tgv_session_set_grammar(session: *mut tgv_session, grammar: *const c_char) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, grammar) = unsafe { (tgv_session::share(session)?, optional_text(grammar, "the grammar")?) };
         let constraint = grammar.map(|text| Constraint::Grammar(text.to_owned()));
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn tgv_session_set_answers(
     answers: *const *const c_char,
     count: usize,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, answers) = unsafe {
             (tgv_session::share(session)?, text_array(answers, count, MAX_ANSWERS, "answers", "an allowed answer")?)

@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::path::Path;
 
 use super::boundary::{
-    boundary, progress_closure, read_options, require_out, require_text, tgv_progress_callback, Handle, SizedStruct,
+    boundary, progress_closure, read_options, require_out, require_text, tgv_progress_callback, working, Handle,
+    SizedStruct,
 };
 use super::error::tgv_status;
 use super::image::tgv_image;
@@ -61,7 +62,7 @@ pub unsafe extern "C" fn tgv_embedding_encode(
     params: *const tgv_encode_params,
     out_embedding: *mut *mut tgv_embedding,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_embedding, "out_embedding")?;
         // SAFETY: the caller's promises of the C documentation.
         let (cell, image, params) =
@@ -92,7 +93,7 @@ pub unsafe extern "C" fn tgv_embedding_encode_each(
     params: *const tgv_encode_params,
     out_embeddings: *mut *mut tgv_embedding,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_embeddings, "out_embeddings")?;
         if images.is_null() || count > MAX_IMAGES {
             return Err(Error::InvalidArgument(format!(
@@ -129,7 +130,7 @@ pub unsafe extern "C" fn tgv_embedding_from_values(
     count: usize,
     out_embedding: *mut *mut tgv_embedding,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_embedding, "out_embedding")?;
         if values.is_null() || count > isize::MAX as usize / size_of::<f32>() {
             return Err(Error::InvalidArgument(
@@ -210,7 +211,7 @@ pub unsafe extern "C" fn tgv_embedding_save(
     embedding: *const tgv_embedding,
     path: *const c_char,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, embedding, path) =
             unsafe { (tgv_model::share(model)?, tgv_embedding::share(embedding)?, require_text(path, "the path")?) };
@@ -233,7 +234,7 @@ pub unsafe extern "C" fn tgv_embedding_load(
     path: *const c_char,
     out_embedding: *mut *mut tgv_embedding,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_embedding, "out_embedding")?;
         // SAFETY: the caller's promises of the C documentation.
         let (cell, path) = unsafe { (tgv_model::share(model)?, require_text(path, "the path")?) };

@@ -4,7 +4,7 @@ use std::ffi::{c_char, CString};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::boundary::{boundary, require_out, require_text, write_result, Handle, SizedStruct};
+use super::boundary::{boundary, require_out, require_text, working, write_result, Handle, SizedStruct};
 use super::error::{c_string, tgv_status};
 use super::image::tgv_image;
 use crate::drawing::draw_boxes;
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn tgv_boxes_draw(
     image: *const tgv_image,
     path: *const c_char,
 ) -> tgv_status {
-    boundary(|| -> Result<()> {
+    working(|| -> Result<()> {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, image, path) =
             unsafe { (tgv_boxes::share(boxes)?, tgv_image::share(image)?, require_text(path, "path")?) };

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::boundary::{boundary, require_out, require_text, Handle};
+use super::boundary::{boundary, require_out, require_text, working, Handle};
 use super::error::tgv_status;
 use crate::error::{Error, Result};
 use crate::image::{Image, PixelFormat};
@@ -47,7 +47,7 @@ unsafe fn give(image: Result<Image>, out_image: *mut *mut tgv_image) -> Result<(
 /// Thread-safety: any thread.
 #[no_mangle]
 pub unsafe extern "C" fn tgv_image_from_file(path: *const c_char, out_image: *mut *mut tgv_image) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_image, "out_image")?;
         // SAFETY: the caller's promises of the C documentation.
         unsafe { give(Image::open(Path::new(require_text(path, "path")?)), out_image) }
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn tgv_image_from_memory(
     size: usize,
     out_image: *mut *mut tgv_image,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_image, "out_image")?;
         // SAFETY: the caller's promises of the C documentation.
         unsafe { give(Image::decode(require_bytes(data, size)?), out_image) }
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn tgv_image_from_pixels(
     format: i32,
     out_image: *mut *mut tgv_image,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_image, "out_image")?;
         let format = match format {
             TGV_PIXELS_RGB => PixelFormat::Rgb,

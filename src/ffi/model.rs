@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::boundary::{
     boundary, count, optional_text, progress_closure, read_options, require_out, require_text, tgv_progress_callback,
-    write_result, Handle, SizedStruct,
+    working, write_result, Handle, SizedStruct,
 };
 use super::error::{c_string, tgv_status};
 use crate::error::{Error, Result};
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn tgv_model_load(
     params: *const tgv_model_params,
     out_model: *mut *mut tgv_model,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_model, "out_model")?;
         // SAFETY: the caller's promises of the C documentation.
         let (decoder_path, vision_path, params) = unsafe {
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn tgv_model_count_tokens(
     text: *const c_char,
     out_count: *mut usize,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_count, "out_count")?;
         // SAFETY: the caller's promises of the C documentation.
         let (cell, text) = unsafe { (tgv_model::share(model)?, require_text(text, "text")?) };

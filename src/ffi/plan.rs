@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::path::Path;
 
-use super::boundary::{boundary, optional_text, read_options, require_text, write_result, SizedStruct};
+use super::boundary::{optional_text, read_options, require_text, working, write_result, SizedStruct};
 use super::error::tgv_status;
 use super::model::{model_options, tgv_model_params};
 use super::session::{context_options, tgv_session_params};
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn tgv_model_plan(
     session_params: *const tgv_session_params,
     out_plan: *mut tgv_memory_plan,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (decoder, vision, model, session) = unsafe {
             (

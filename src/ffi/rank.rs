@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 
 use super::boundary::{
-    boundary, optional_text, read_options, require_out, require_text, require_zero, text_array, Handle, SizedStruct,
+    optional_text, read_options, require_out, require_text, require_zero, text_array, working, Handle, SizedStruct,
 };
 use super::error::tgv_status;
 use super::session::tgv_session;
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn tgv_session_rank(
     params: *const tgv_rank_params,
     out_losses: *mut f32,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_losses, "out_losses")?;
         // SAFETY: the caller's promises of the C documentation.
         let (cell, question, candidates, options) = unsafe {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::boundary::{
     boundary, count, optional_text, progress_closure, read_options, require_out, require_text, require_zero,
-    text_array, tgv_progress_callback, write_result, Handle, SizedStruct,
+    text_array, tgv_progress_callback, working, write_result, Handle, SizedStruct,
 };
 use super::embedding::tgv_embedding;
 use super::error::{c_string, tgv_status};
@@ -357,7 +357,7 @@ pub unsafe extern "C" fn tgv_session_create(
     params: *const tgv_session_params,
     out_session: *mut *mut tgv_session,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         require_out(out_session, "out_session")?;
         // SAFETY: the caller's promises of the C documentation.
         let (cell, params) = unsafe { (tgv_model::share(model)?, read_options(params)?) };
@@ -391,7 +391,7 @@ pub unsafe extern "C" fn tgv_session_free(session: *mut tgv_session) {
 /// Thread-safety: one thread at a time.
 #[no_mangle]
 pub unsafe extern "C" fn tgv_session_add_image(session: *mut tgv_session, image: *const tgv_image) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, image) = unsafe { (tgv_session::share(session)?, tgv_image::share(image)?) };
         let mut state = cell.lock()?;
@@ -440,7 +440,7 @@ pub unsafe extern "C" fn tgv_session_ask(
     user_data: *mut c_void,
     out_answer: *mut *const c_char,
 ) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, question) = unsafe { (tgv_session::share(session)?, require_text(question, "the question")?) };
         let mut state = cell.lock()?;

@@ -110,6 +110,7 @@ impl Image {
     /// [`MAX_SIDE`] or [`MAX_PIXELS`]; [`Error::OutOfMemory`].
     pub fn decode(bytes: &[u8]) -> Result<Image> {
         decode(Cursor::new(bytes)).map_err(|failure| match failure {
+            Failure::Read(e) if e.kind() == std::io::ErrorKind::OutOfMemory => no_memory(bytes.len() as u64),
             Failure::Read(e) => Error::BadImage(format!("the picture cannot be read: {e}")),
             Failure::Other(e) => e,
         })
@@ -169,10 +170,10 @@ impl Image {
     /// Writes the picture as a PNG file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written; [`Error::InvalidArgument`] in builds without the feature `png`.
+    /// [`Error::Io`] when the file cannot be written; [`Error::OutOfMemory`]; [`Error::InvalidArgument`] in builds without the feature `png`.
     pub fn save_png(&self, path: &Path) -> Result<()> {
         #[cfg(feature = "png")]
-        return std::fs::write(path, png::encode(self)?).map_err(|e| Error::io("write", path, e));
+        return crate::whole_file::write(path, &png::encode(self)?);
         #[cfg(not(feature = "png"))]
         Err(Error::InvalidArgument(format!(
             "'{}' cannot be written: {}",

@@ -25,6 +25,8 @@ pub(super) fn decode(mut source: impl BufRead + Seek) -> std::result::Result<Ima
 
 /// The bytes of a PNG file with the picture.
 pub(super) fn encode(image: &Image) -> Result<Vec<u8>> {
+    // Noise does not get smaller, and the encoder keeps all of it twice.
+    crate::memory::check(2 * image.rgb.len() + crate::memory::HEADROOM)?;
     let mut png = Vec::new();
     PngEncoder::new(&mut png)
         .write_image(&image.rgb, image.width, image.height, ExtendedColorType::Rgb8)

@@ -22,6 +22,7 @@ use crate::decoder::{Decoder, DecoderOptions, Grammar, Kernels, Sampler, Samplin
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::memory;
 use crate::model::Model;
 use crate::plan::Share;
 use crate::vision::Control;
@@ -76,13 +77,15 @@ impl Session {
         let stops = model.templates().stops().iter().chain(&options.stops).cloned().collect();
         let threads = options::decoder_threads(options.threads, &model);
         let cancel = Arc::new(AtomicBool::new(false));
-        let memory = model.budget().take(model.decoder().session_bytes(context, options.kv_type))?;
+        let needed = model.decoder().session_bytes(context, options.kv_type);
+        let share = model.budget().take(needed)?;
+        memory::check(usize::try_from(needed).unwrap_or(usize::MAX))?;
         let decoder_options =
             DecoderOptions { capacity: context, threads, kv_type: options.kv_type, kernels: Kernels::default() };
         let decoder = Decoder::new(model.decoder().clone(), &decoder_options, cancel.clone())?;
         Ok(Session {
             decoder,
-            _memory: memory,
+            _memory: share,
             stops,
             max_new_tokens: match options.max_new_tokens {
                 0 => options::DEFAULT_MAX_NEW_TOKENS,

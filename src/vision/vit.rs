@@ -9,6 +9,7 @@ use super::panels::{Buffer, PanelShape, Panels};
 use super::weights::Weights;
 use super::{Meter, VisionDims};
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// The image encoder's weights.
 pub(super) struct Vit {
@@ -154,6 +155,8 @@ fn positions(weights: &mut Weights, dims: &VisionDims) -> Result<Vec<f32>> {
             ),
         ));
     }
+    // Twice what resizing makes: the table, and all of it behind the class token's row.
+    memory::check(4 * 2 * dims.tokens() * dims.width + memory::HEADROOM)?;
     let table = weights.values(NAME, &[stored, dims.width])?;
     let (class, patches) = table.split_at(dims.width);
     let mut out = class.to_vec();

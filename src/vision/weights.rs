@@ -6,6 +6,7 @@ use super::linear::Linear;
 use super::ops::Norm;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Tensor, TensorType};
+use crate::memory;
 
 /// Hands out a file's tensors and remembers which, so that none is left over unnoticed.
 pub(super) struct Weights<'a> {
@@ -40,7 +41,8 @@ impl<'a> Weights<'a> {
         if tensor.ty() != TensorType::F32 {
             return Err(self.unsupported_type(&tensor, "F32"));
         }
-        let values: Vec<f32> = tensor.bytes().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let mut values = Vec::new();
+        memory::extend(&mut values, tensor.bytes().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)))?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(i) => Err(Error::bad_file(

@@ -79,11 +79,18 @@ static inline void check_failure(const char *file, int line, const char *call, t
 
 #define CHECK_FAILS(call, expected, fragment) check_failure(__FILE__, __LINE__, #call, (call), (expected), (fragment))
 
-/* How often a loop runs: fewer times where the runner is slow. */
+/* A number of the environment. */
+static inline int setting(const char *name, int fallback)
+{
+    const char *value = getenv(name);
+    return value != NULL ? atoi(value) : fallback;
+}
+
+/* How often a loop runs: fewer times where the runner is slow, more often where somebody has the time. */
 static inline int rounds(int n)
 {
-    const char *divisor = getenv("TGV_TEST_ROUNDS_DIVISOR");
-    int d = divisor != NULL ? atoi(divisor) : 1;
+    const int d = setting("TGV_TEST_ROUNDS_DIVISOR", 1);
+    n *= setting("TGV_TEST_ROUNDS_FACTOR", 1);
     return d <= 1 ? n : n / d > 2 ? n / d : 2;
 }
 

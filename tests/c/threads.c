@@ -1,4 +1,5 @@
-/* Eight threads, each with sessions of its own, share one model and its embeddings, and all answer right.
+/* Eight threads, each with sessions of its own, share one model and its embeddings, and all answer right. TGV_TEST_SECONDS is how
+ * long, at least.
  *
  *   threads DECODER VISION (PICTURE QUESTION ANSWER)...
  */
@@ -6,6 +7,7 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <time.h>
 
 enum { THREADS = 8, MAX_QUESTIONS = 64 };
 
@@ -13,6 +15,7 @@ static tgv_model *model;
 static tgv_embedding *shared[MAX_QUESTIONS];
 static char **questions; /* PICTURE QUESTION ANSWER, and so on */
 static int count;
+static time_t end;
 
 static char *const *question_number(int i)
 {
@@ -27,7 +30,7 @@ static void *worker(void *argument)
     int i;
     params.threads = number == 0 ? 2 : 1; /* one of them with several threads in its decoder */
     CHECK_OK(tgv_session_create(model, &params, &session));
-    for (i = 0; i < rounds(6); i++) {
+    for (i = 0; i < rounds(6) || time(NULL) < end; i++) {
         /* Each thread starts somewhere else, so that different pictures are encoded at the same time. */
         int k = number + i * 5;
         char *const *q = question_number(k);
@@ -63,6 +66,7 @@ int main(int argc, char **argv)
     questions = argv + 3;
     count = (argc - 3) / 3;
     CHECK(count <= MAX_QUESTIONS);
+    end = time(NULL) + setting("TGV_TEST_SECONDS", 0);
     model = load_model(argv[1], argv[2]);
     for (i = 0; i < count; i++) {
         tgv_image *image = open_image(question_number(i)[0]);

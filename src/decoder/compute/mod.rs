@@ -73,7 +73,7 @@ impl Buffer {
     }
 }
 
-/// An operation that could not be computed.
+/// An operation that could not be computed, for lack of memory.
 struct Failed;
 
 /// A pointer that tasks on several threads use, each its own part of what it points to.
@@ -116,7 +116,8 @@ unsafe extern "C" fn compute(computer: *mut c_void, op: *const Tensor) -> i32 {
     let (computer, op) = unsafe { (&*computer.cast::<Computer>(), &*op) };
     match panics::quietly(|| computer.compute(op)) {
         Ok(Ok(done)) => i32::from(done),
-        Ok(Err(Failed)) | Err(_) => -1,
+        Ok(Err(Failed)) => -1,
+        Err(_) => -2,
     }
 }
 

@@ -235,7 +235,7 @@ impl<'a> Machine<'a> {
         if self.log_callbacks[slot] != 0 {
             return;
         }
-        let callback = (a.n[0] % 4 != 0).then_some(on_log as unsafe extern "C" fn(_, _, _));
+        let callback = (!a.n[0].is_multiple_of(4)).then_some(on_log as unsafe extern "C" fn(_, _, _));
         let mut id = 0;
         let status = unsafe { tgv_add_log_callback(callback, ptr::null_mut(), a.or_null(1, &mut id)) };
         self.check(status);
