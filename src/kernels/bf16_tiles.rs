@@ -13,7 +13,7 @@
 //!
 //! # Safety
 //! Everything here may only be used where [`available`] says so; pointers must be valid for what the layout says. Generic
-//! functions are inlined, best into a function compiled for AVX-512F, BW and BF16.
+//! functions are inlined, best into a function compiled for AVX-512F, BW, DQ and BF16.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -37,6 +37,7 @@ const VECTORS: usize = 3;
 pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bf16")
         && permitted()
 }
@@ -95,7 +96,7 @@ impl RightVector {
 
 /// Packs one vector of tokens that lie in rows, `stride` floats apart: `tokens` of them, at most [`TOKENS`], the others zero.
 /// Features beyond `features` become zero up to a whole step.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(crate) unsafe fn pack_tokens(src: *const f32, stride: usize, tokens: usize, features: usize, out: RightVector) {
     for first in (0..features).step_by(STEP) {
         let half = |token: usize, feature: usize| {
@@ -158,11 +159,52 @@ pub(crate) trait Finish {
     unsafe fn tile(&self, row: usize, rows: usize, vector: usize, sums: &Sums);
 }
 
-/// The products of a group of rows with `$count` vectors of tokens, with the instructions of the loop and around it.
-macro_rules! products {
-    ($left:expr, $right:expr, $stride:expr, $steps:expr, $out:expr, [$($zero:literal)*], [$($step:literal)*], [$($store:literal)*]) => {
+/// Where a group of rows and up to [`VECTORS`] vectors of tokens are, while they are multiplied.
+#[derive(Clone, Copy)]
+struct Place {
+    left: *const u16,
+    right: *const u16,
+    /// Numbers from a vector to the next in `right`.
+    stride: usize,
+}
+
+impl Place {
+    fn further(self, steps: usize) -> Place {
+        let left = self.left.wrapping_add(steps * ROWS * STEP);
+        Place { left, right: self.right.wrapping_add(steps * TILE_LEN), ..self }
+    }
+}
+
+/// Makes all tiles of sums zero.
+#[inline(always)]
+unsafe fn clear() {
+    asm!(
+        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", "tilezero tmm4", "tilezero tmm5",
+        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+        options(nostack, nomem),
+    );
+}
+
+/// Stores the sums: the tiles of the first 16 rows, then those of the others.
+#[inline(always)]
+unsafe fn store(out: &mut [Sums; 2 * VECTORS]) {
+    asm!(
+        "tilestored [{out} + {row}], tmm0",
+        "tilestored [{out} + {row} + 1024], tmm1",
+        "tilestored [{out} + {row} + 2048], tmm2",
+        "tilestored [{out} + {row} + 3072], tmm3",
+        "tilestored [{out} + {row} + 4096], tmm4",
+        "tilestored [{out} + {row} + 5120], tmm5",
+        out = in(reg) out.as_mut_ptr(),
+        row = in(reg) 64usize,
+        options(nostack),
+    );
+}
+
+/// A loop over steps of depth with the given instructions, which add to the sums.
+macro_rules! steps {
+    ($place:expr, $steps:expr, [$($step:literal)*]) => {
         asm!(
-            $($zero,)*
             "2:",
             $($step,)*
             "add {left}, 2048",
@@ -171,13 +213,11 @@ macro_rules! products {
             "add {c}, 1024",
             "dec {steps}",
             "jnz 2b",
-            $($store,)*
-            left = inout(reg) $left => _,
-            a = inout(reg) $right => _,
-            b = inout(reg) $right.wrapping_add($stride) => _,
-            c = inout(reg) $right.wrapping_add(2 * $stride) => _,
+            left = inout(reg) $place.left => _,
+            a = inout(reg) $place.right => _,
+            b = inout(reg) $place.right.wrapping_add($place.stride) => _,
+            c = inout(reg) $place.right.wrapping_add(2 * $place.stride) => _,
             row = in(reg) 64usize,
-            out = in(reg) $out.as_mut_ptr(),
             steps = inout(reg) $steps => _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -186,14 +226,12 @@ macro_rules! products {
     };
 }
 
-/// A group of rows times `N` vectors of tokens: to `out` the tiles of the first 16 rows, then, from [`VECTORS`] on, those of
-/// the others.
+/// Adds the products of a group of rows with `vectors` vectors of tokens. The tile registers hold the sums between calls: no
+/// other code uses them.
 #[inline(always)]
-unsafe fn group<const N: usize>(p: &Product, left: *const u16, right: *const u16, out: &mut [Sums; 2 * VECTORS]) {
-    let stride = p.right_steps * TILE_LEN;
-    match N {
-        3 => products!(left, right, stride, p.steps, out,
-            ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3" "tilezero tmm4" "tilezero tmm5"],
+unsafe fn add_products(vectors: usize, place: Place, steps: usize) {
+    match vectors {
+        3 => steps!(place, steps,
             ["tileloadd tmm6, [{left} + {row}]"
              "tileloadd tmm7, [{a} + {row}]"
              "tdpbf16ps tmm0, tmm6, tmm7"
@@ -207,15 +245,9 @@ unsafe fn group<const N: usize>(p: &Product, left: *const u16, right: *const u16
              "tileloadd tmm7, [{b} + {row}]"
              "tdpbf16ps tmm4, tmm6, tmm7"
              "tileloadd tmm7, [{a} + {row}]"
-             "tdpbf16ps tmm3, tmm6, tmm7"],
-            ["tilestored [{out} + {row}], tmm0"
-             "tilestored [{out} + {row} + 1024], tmm1"
-             "tilestored [{out} + {row} + 2048], tmm2"
-             "tilestored [{out} + {row} + 3072], tmm3"
-             "tilestored [{out} + {row} + 4096], tmm4"
-             "tilestored [{out} + {row} + 5120], tmm5"]),
-        2 => products!(left, right, stride, p.steps, out,
-            ["tilezero tmm0" "tilezero tmm1" "tilezero tmm3" "tilezero tmm4"],
+             "tdpbf16ps tmm3, tmm6, tmm7"]),
+        // Tiles of the third vector's sums are free for operands.
+        2 => steps!(place, steps,
             ["tileloadd tmm6, [{left} + {row}]"
              "tileloadd tmm7, [{a} + {row}]"
              "tdpbf16ps tmm0, tmm6, tmm7"
@@ -223,31 +255,25 @@ unsafe fn group<const N: usize>(p: &Product, left: *const u16, right: *const u16
              "tdpbf16ps tmm3, tmm5, tmm7"
              "tileloadd tmm2, [{b} + {row}]"
              "tdpbf16ps tmm1, tmm6, tmm2"
-             "tdpbf16ps tmm4, tmm5, tmm2"],
-            ["tilestored [{out} + {row}], tmm0"
-             "tilestored [{out} + {row} + 1024], tmm1"
-             "tilestored [{out} + {row} + 3072], tmm3"
-             "tilestored [{out} + {row} + 4096], tmm4"]),
-        _ => products!(left, right, stride, p.steps, out,
-            ["tilezero tmm0" "tilezero tmm3"],
+             "tdpbf16ps tmm4, tmm5, tmm2"]),
+        _ => steps!(place, steps,
             ["tileloadd tmm7, [{a} + {row}]"
              "tileloadd tmm6, [{left} + {row}]"
              "tdpbf16ps tmm0, tmm6, tmm7"
              "tileloadd tmm5, [{left} + {row} + 1024]"
-             "tdpbf16ps tmm3, tmm5, tmm7"],
-            ["tilestored [{out} + {row}], tmm0"
-             "tilestored [{out} + {row} + 3072], tmm3"]),
+             "tdpbf16ps tmm3, tmm5, tmm7"]),
     }
 }
 
-/// Rows and vectors that are multiplied, to be finished.
+/// Sums that wait to be finished: a group of rows and some vectors.
 struct Waiting {
     row: usize,
     vector: usize,
     vectors: usize,
 }
 
-/// Multiplies, and hands every tile of sums to `finish`: while the tile unit works on the next ones.
+/// Multiplies, and hands every tile of sums to `finish`. That happens in pieces between the products that follow, so that vector
+/// and tile unit work at the same time.
 #[inline(always)]
 pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
     debug_assert!(p.steps > 0 && p.right_steps >= p.steps);
@@ -259,30 +285,38 @@ pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
         let right = p.right.add(vector * p.right_steps * TILE_LEN);
         let vectors = VECTORS.min(p.vectors - vector);
         for row in (0..p.rows).step_by(ROWS) {
-            let left = p.left.add(row * p.steps * STEP);
-            match vectors {
-                3 => group::<3>(p, left, right, &mut sums[turn]),
-                2 => group::<2>(p, left, right, &mut sums[turn]),
-                _ => group::<1>(p, left, right, &mut sums[turn]),
+            let place = Place { left: p.left.add(row * p.steps * STEP), right, stride: p.right_steps * TILE_LEN };
+            clear();
+            let mut done = 0;
+            for piece in 0..2 * VECTORS {
+                let end = p.steps * (piece + 1) / (2 * VECTORS);
+                if end > done {
+                    add_products(vectors, place.further(done), end - done);
+                    done = end;
+                }
+                if let Some(w) = &waiting {
+                    finish_tile(p, w, piece, &sums[turn ^ 1], finish);
+                }
             }
+            store(&mut sums[turn]);
             turn ^= 1;
-            if let Some(w) = waiting.replace(Waiting { row, vector, vectors }) {
-                finished(p, &w, &sums[turn], finish);
-            }
+            waiting = Some(Waiting { row, vector, vectors });
         }
     }
     if let Some(w) = waiting {
-        finished(p, &w, &sums[turn ^ 1], finish);
+        for tile in 0..2 * VECTORS {
+            finish_tile(p, &w, tile, &sums[turn ^ 1], finish);
+        }
     }
     release();
 }
 
+/// Finishes one tile of a group's, unless it has no rows or tokens.
 #[inline(always)]
-unsafe fn finished(p: &Product, w: &Waiting, sums: &[Sums; 2 * VECTORS], finish: &impl Finish) {
-    for row in (w.row..p.rows.min(w.row + ROWS)).step_by(TILE) {
-        for n in 0..w.vectors {
-            finish.tile(row, (p.rows - row).min(TILE), w.vector + n, &sums[(row - w.row) / TILE * VECTORS + n]);
-        }
+unsafe fn finish_tile(p: &Product, w: &Waiting, tile: usize, sums: &[Sums; 2 * VECTORS], finish: &impl Finish) {
+    let (row, n) = (w.row + tile / VECTORS * TILE, tile % VECTORS);
+    if row < p.rows && n < w.vectors {
+        finish.tile(row, (p.rows - row).min(TILE), w.vector + n, &sums[tile]);
     }
 }
 
@@ -312,7 +346,7 @@ impl Finish for TokenRows {
 }
 
 /// [`multiply`] to [`TokenRows`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(crate) unsafe fn multiply_to_token_rows(p: &Product, out: &TokenRows) {
     multiply(p, out);
 }
@@ -336,7 +370,7 @@ mod tests {
         bf16::from_f32(x).to_f64()
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn pack_left(w: &[f32], rows: usize, depth: usize, packed: &mut [u16]) {
         let steps = depth.div_ceil(STEP);
         for (r, w) in w.chunks_exact(depth).enumerate().take(rows) {

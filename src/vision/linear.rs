@@ -1,5 +1,5 @@
 //! Linear layers, and their products in f32: blocking, unpacking of weights, and sharing the work among threads. Products in
-//! 8 bits are in [`super::quantized`].
+//! 8 bits are in [`super::quantized`], in bfloat16 in [`super::rounded`].
 //!
 //! `y[N, tokens] = w[N, K] · x[K, tokens] + b` is cut into blocks of rows, one task each. A task turns its rows into f32, as
 //! much depth of them as fits the L2 cache, and takes them over all panels of tokens; a kernel call covers a depth whose
@@ -8,7 +8,8 @@
 use super::kernels::{GemmTile, Kernel, WeightBlock};
 use super::ops::Exec;
 use super::panels::{Panels, Reader, Writer};
-use super::quantized::{self, Destination, Quantized};
+use super::quantized::{self, Quantized};
+use super::rounded::{self, Rounded};
 use crate::error::Result;
 use crate::gguf::{Tensor, TensorType};
 
@@ -30,6 +31,8 @@ pub(super) enum Operand<'a> {
     Borrowed(&'a Panels<'a>),
     /// In 8 bits, for layers with Q8_0 weights.
     Int8(Quantized<'a>),
+    /// In bfloat16, for layers with Q8_0 or BF16 weights.
+    Bf16(Rounded<'a>),
 }
 
 /// What happens to a layer's result.
@@ -37,8 +40,6 @@ pub(super) enum Operand<'a> {
 pub(super) enum Then {
     /// It is stored.
     Store,
-    /// Its GELU is stored.
-    Gelu,
     /// It is added to what the destination holds: a residual connection.
     Add,
 }
@@ -75,9 +76,13 @@ impl Linear {
         2.0 * self.inputs as f64 * self.outputs as f64 * tokens as f64
     }
 
-    /// The weights' bytes, of type Q8_0, and those of a row.
-    pub(super) fn q8_0_rows(&self) -> (&[u8], usize) {
-        assert!(self.weight.ty() == TensorType::Q8_0);
+    /// How the weights are stored.
+    pub(super) fn weight_type(&self) -> TensorType {
+        self.weight.ty()
+    }
+
+    /// The weights' bytes, and how many a row has.
+    pub(super) fn weight_rows(&self) -> (&[u8], usize) {
         let bytes = self.weight.bytes();
         (bytes, bytes.len() / self.outputs)
     }
@@ -103,9 +108,22 @@ impl Linear {
     /// [`Error::Cancelled`](crate::error::Error::Cancelled); then `y` is in part written.
     pub(super) fn apply(&self, exec: &Exec, x: &Operand, y: &mut Panels, then: Then) -> Result<()> {
         match x {
-            Operand::Float(x) => self.apply_float(exec, x, y, then),
-            Operand::Borrowed(x) => self.apply_float(exec, x, y, then),
-            Operand::Int8(x) => quantized::apply(self, exec, x, Destination::Float(y, then)),
+            Operand::Float(x) => self.apply_float(exec, x, y, then, false),
+            Operand::Borrowed(x) => self.apply_float(exec, x, y, then, false),
+            Operand::Int8(x) => quantized::apply(self, exec, x, quantized::Destination::Float(y, then)),
+            Operand::Bf16(x) => rounded::apply(self, exec, x, rounded::Destination::Float(y, then)),
+        }
+    }
+
+    /// `y = w · x + b`, to be what attention takes.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub(super) fn apply_to(&self, exec: &Exec, x: &Operand, y: &mut Operand) -> Result<()> {
+        match (x, y) {
+            (x, Operand::Float(y)) => self.apply(exec, x, y, Then::Store),
+            (Operand::Bf16(x), Operand::Bf16(y)) => rounded::apply(self, exec, x, rounded::Destination::Sums(y)),
+            _ => unreachable!("operands come from `Exec`, which makes all of a kind"),
         }
     }
 
@@ -115,13 +133,18 @@ impl Linear {
     /// As `apply`.
     pub(super) fn apply_gelu<'a>(&self, exec: &Exec, x: &Operand, y: &mut Operand<'a>) -> Result<()> {
         match (x, y) {
-            (Operand::Int8(x), Operand::Int8(y)) => quantized::apply(self, exec, x, Destination::QuantizedGelu(y)),
-            (x, Operand::Float(y)) => self.apply(exec, x, y, Then::Gelu),
+            (Operand::Int8(x), Operand::Int8(y)) => {
+                quantized::apply(self, exec, x, quantized::Destination::QuantizedGelu(y))
+            }
+            (Operand::Bf16(x), Operand::Bf16(y)) => rounded::apply(self, exec, x, rounded::Destination::Gelu(y)),
+            (Operand::Float(x), Operand::Float(y)) => self.apply_float(exec, x, y, Then::Store, true),
+            (Operand::Borrowed(x), Operand::Float(y)) => self.apply_float(exec, x, y, Then::Store, true),
             _ => unreachable!("operands come from `Exec`, which makes all of a kind"),
         }
     }
 
-    fn apply_float(&self, exec: &Exec, x: &Panels, y: &mut Panels, then: Then) -> Result<()> {
+    /// With `gelu` the GELU of the sums is stored.
+    fn apply_float(&self, exec: &Exec, x: &Panels, y: &mut Panels, then: Then, gelu: bool) -> Result<()> {
         assert!(x.rows == self.inputs && y.rows == self.outputs && x.tokens == y.tokens && x.shape == y.shape);
         let work = self.flops(x.tokens);
         let rows = block_rows(self.outputs, exec.threads_for(work), exec.kernel().row_group(), BLOCK_ROWS);
@@ -130,7 +153,7 @@ impl Linear {
         exec.run(self.outputs.div_ceil(rows), work, &|task, scratch| {
             let first = task * rows;
             let count = rows.min(self.outputs - first);
-            self.block(exec.kernel(), (x, input), (y, output), then, first, count, scratch);
+            self.block(exec.kernel(), (x, input), (y, output), (then, gelu), first, count, scratch);
         })
     }
 
@@ -141,14 +164,13 @@ impl Linear {
         kernel: &dyn Kernel,
         (x, input): (&Panels, Reader),
         (y, output): (&Panels, Writer),
-        then: Then,
+        (then, gelu): (Then, bool),
         first: usize,
         rows: usize,
         scratch: &mut [f32],
     ) {
         let step = kernel.depth();
-        let bytes = self.weight.bytes();
-        let row_bytes = bytes.len() / self.outputs;
+        let (bytes, row_bytes) = self.weight_rows();
         let parts = self.inputs.div_ceil(BLOCK_DEPTH);
         let part = self.inputs.div_ceil(parts).next_multiple_of(step);
         assert!(rows * part <= scratch.len() && (first + rows) * row_bytes <= bytes.len());
@@ -189,7 +211,7 @@ impl Linear {
                         });
                     }
                 }
-                if then == Then::Gelu && end == self.inputs {
+                if gelu && end == self.inputs {
                     // SAFETY: the same rows of `y`, which lie one behind the other.
                     unsafe { kernel.gelu(c, rows * width) };
                 }
@@ -239,8 +261,7 @@ pub(super) mod tests {
                 let exec = Exec::new(&pool, kernels, Most { inputs: 3200, head: 1, tokens: 1 }, None).unwrap();
                 for (outputs, inputs, tokens) in shapes {
                     for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0] {
-                        if ty == TensorType::Q8_0 && inputs % 32 != 0
-                            || ty != TensorType::Q8_0 && kernels.int8.is_some()
+                        if ty == TensorType::Q8_0 && inputs % 32 != 0 || kernels.suited(&[ty]).name() != kernels.name()
                         {
                             continue;
                         }
@@ -252,15 +273,26 @@ pub(super) mod tests {
                         x_panels.fill(|row, token| x[token * inputs + row]);
                         let floats = Exec::prepared_floats(kernels, inputs, tokens).unwrap();
                         let mut prepared = Buffer::zeroed(floats).unwrap();
-                        let operand = exec.prepared(&x_panels, &mut prepared).unwrap();
+                        let operand = exec.prepared(Operand::Borrowed(&x_panels), &mut prepared).unwrap();
                         // Rounding to 8 bits: half a step of 1/127 at most on either side, and most errors cancel.
-                        let rounding = if kernels.int8.is_some() { 1e-2 * (inputs as f64).sqrt() } else { 0.0 };
-                        for then in [Then::Store, Then::Gelu, Then::Add] {
+                        let rounding = if kernels.is_exact() { 0.0 } else { 1e-2 * (inputs as f64).sqrt() };
+                        for (then, gelu) in [(Then::Store, false), (Then::Add, false), (Then::Store, true)] {
+                            // Other kernels' GELU is the next layer's operand; see `feed_forward_with_outlier_channels`.
+                            if gelu && !kernels.is_exact() {
+                                continue;
+                            }
                             let mut y_memory = Buffer::zeroed(shape.floats(outputs, tokens).unwrap()).unwrap();
                             let mut y = Panels::over(&mut y_memory, outputs, tokens, shape);
                             y.fill(|row, token| before[token * outputs + row]);
-                            linear.apply(&exec, &operand, &mut y, then).unwrap();
-                            let y = y.to_rows().unwrap();
+                            let y = if gelu {
+                                let mut y = Operand::Float(y);
+                                linear.apply_gelu(&exec, &operand, &mut y).unwrap();
+                                let Operand::Float(y) = y else { unreachable!() };
+                                y.to_rows().unwrap()
+                            } else {
+                                linear.apply(&exec, &operand, &mut y, then).unwrap();
+                                y.to_rows().unwrap()
+                            };
                             for token in 0..tokens {
                                 for row in 0..outputs {
                                     let i = token * outputs + row;
@@ -268,11 +300,11 @@ pub(super) mod tests {
                                         (0..inputs).map(|k| w[row * inputs + k] as f64 * x[token * inputs + k] as f64);
                                     let sum = products.sum::<f64>() + linear.bias[row] as f64;
                                     let tanh = (0.797_884_56 * (sum + 0.044_715 * sum.powi(3))).tanh();
-                                    let (expected, tolerance) = match then {
-                                        Then::Store => (sum, 2e-4),
-                                        Then::Add => (sum + before[i] as f64, 2e-4),
+                                    let (expected, tolerance) = match (then, gelu) {
+                                        (Then::Store, false) => (sum, 2e-4),
+                                        (Then::Add, _) => (sum + before[i] as f64, 2e-4),
                                         // The kernels' tests compare with the exact GELU; the approximation is close.
-                                        Then::Gelu => (0.5 * sum * (1.0 + tanh), 2e-3),
+                                        (Then::Store, true) => (0.5 * sum * (1.0 + tanh), 2e-3),
                                     };
                                     let error = (y[i] as f64 - expected).abs();
                                     assert!(
@@ -284,6 +316,67 @@ pub(super) mod tests {
                             }
                         }
                     }
+                }
+            }
+        }
+    }
+
+    fn cosine(a: &[f32], b: &[f64]) -> f64 {
+        let dot: f64 = a.iter().zip(b).map(|(&a, b)| f64::from(a) * b).sum();
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+        dot / norm(&mut a.iter().map(|&a| f64::from(a))) / norm(&mut b.iter().copied())
+    }
+
+    /// A feed-forward: two layers, with what is between them never in f32 where it need not be. Its input has channels far above the others, which
+    /// the weights take down again, as trained models do.
+    #[test]
+    fn feed_forward_with_outlier_channels() {
+        let (width, middle) = (352, 600usize.next_multiple_of(32));
+        for kernels in Kernels::all() {
+            let pool = ThreadPool::new(2);
+            let exec = Exec::new(&pool, kernels, Most { inputs: middle, head: 1, tokens: 1 }, None).unwrap();
+            let ((up, w_up), (down, w_down)) =
+                (layer(TensorType::Q8_0, middle, width), layer(TensorType::Q8_0, width, middle));
+            for tokens in [5, 100] {
+                let mut x = Noise::new(3).vec(tokens * width);
+                let outlier = |f: usize| f % 120 == 7;
+                // Small enough for the GELU to bend, and for the outliers not to be all there is.
+                x.iter_mut().enumerate().for_each(|(i, v)| *v *= if outlier(i % width) { 10.0 } else { 0.1 });
+                let shape = PanelShape::of(kernels.float);
+                let mut memory =
+                    [width, width].map(|rows| Buffer::zeroed(shape.floats(rows, tokens).unwrap()).unwrap());
+                let [x_memory, y_memory] = &mut memory;
+                let mut panels = Panels::over(x_memory, width, tokens, shape);
+                panels.fill(|row, token| x[token * width + row]);
+                let mut y = Panels::over(y_memory, width, tokens, shape);
+                let mut rooms = [width, middle]
+                    .map(|rows| {
+                        Exec::prepared_floats(kernels, rows, tokens).unwrap().max(shape.floats(rows, tokens).unwrap())
+                    })
+                    .map(|floats| Buffer::zeroed(floats).unwrap());
+                let [narrow, wide] = &mut rooms;
+                // Whatever was there before must not matter.
+                wide.fill(f32::NAN);
+                let mut between = exec.operand(wide, middle, tokens);
+                assert!(kernels.is_exact() == matches!(between, Operand::Float(_)));
+                up.apply_gelu(&exec, &exec.prepared(Operand::Borrowed(&panels), narrow).unwrap(), &mut between)
+                    .unwrap();
+                down.apply(&exec, &between, &mut y, Then::Store).unwrap();
+                let y = y.to_rows().unwrap();
+                let row = |w: &[f32], bias: f64, x: &[f64]| {
+                    w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>() + bias
+                };
+                for token in 0..tokens {
+                    let x: Vec<f64> = x[token * width..][..width].iter().map(|&v| f64::from(v)).collect();
+                    let bias = |layer: &Linear, r: usize| f64::from(layer.bias()[r]);
+                    let hidden: Vec<f64> = (0..middle)
+                        .map(|r| row(&w_up[r * width..][..width], bias(&up, r), &x))
+                        .map(|h| 0.5 * h * (1.0 + (0.797_884_560_8 * (h + 0.044_715 * h.powi(3))).tanh()))
+                        .collect();
+                    let expected: Vec<f64> =
+                        (0..width).map(|r| row(&w_down[r * middle..][..middle], bias(&down, r), &hidden)).collect();
+                    let cosine = cosine(&y[token * width..][..width], &expected);
+                    assert!(cosine > 0.9998, "{}, token {token} of {tokens}: {cosine}", kernels.name());
                 }
             }
         }

@@ -4,9 +4,10 @@
 //! pixels [3, S, S] ─ vit ─► [tokens, width] ─ LayerNorm ─► qformer ─► [queries, width'] ─ projection ─► [queries, decoder width]
 //! ```
 //!
-//! Everything is computed on the CPU, with the weights where the model file has them: in f32, or, where all layers have Q8_0
-//! weights, with the layers' products in 8 bits ([`Precision`]). `linear`, `quantized` and `ops` share work among threads,
-//! `kernels` are the inner loops, `panels` is the layout they have in common.
+//! Everything is computed on the CPU, with the weights where the model file has them: in f32, or, where the layers' weights are
+//! no more exact than that, with the layers' products in bfloat16 or 8 bits ([`Precision`]). `linear`, `rounded` (bfloat16),
+//! `quantized` (8 bits) and `ops` share work among threads, `kernels` are the inner loops, `panels` is the layout they have in
+//! common.
 
 pub(crate) mod kernels;
 mod linear;
@@ -15,6 +16,7 @@ mod panels;
 mod projection;
 mod qformer;
 mod quantized;
+mod rounded;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
@@ -173,7 +175,8 @@ pub struct Control<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As exactly as the weights deserve: a model whose layers are all Q8_0 is computed with activations rounded to 8 bits, too,
-    /// which is several times faster; any other in f32.
+    /// or to bfloat16 on processors with AMX, which is several times faster. There BF16 weights are multiplied in bfloat16 as
+    /// well; any others in f32.
     #[default]
     Auto,
     /// In f32 whatever the weights are.
@@ -231,7 +234,7 @@ impl VisionEncoder {
     /// [`Error::UnsupportedModel`] when a key or tensor is missing, unknown, or of a size or type that this build does not
     /// take; [`Error::BadModelFile`] when a small tensor holds numbers that are not finite; [`Error::OutOfMemory`].
     pub fn load_with(file: &Gguf, pool: Arc<ThreadPool>, precision: Precision) -> Result<VisionEncoder> {
-        Self::load_for(file, pool, Kernels::best(precision == Precision::Exact || !weights::all_q8_0(file)))
+        Self::load_for(file, pool, Kernels::best(precision == Precision::Exact, &weights::layer_types(file)))
     }
 
     fn load_for(file: &Gguf, pool: Arc<ThreadPool>, kernels: Kernels) -> Result<VisionEncoder> {
@@ -264,7 +267,7 @@ impl VisionEncoder {
         if !image_std.iter().all(|&s| s > 0.0) {
             return Err(refuse(file, format!("its clip.vision.image_std is {image_std:?}; it must be above 0")));
         }
-        let kernels = if weights::all_q8_0(file) { kernels } else { kernels.exact() };
+        let kernels = kernels.suited(&weights::layer_types(file));
         let shape = PanelShape::of(kernels.float);
         Sizes::new(&dims, kernels)?;
         let mut weights = Weights::new(file);
@@ -387,7 +390,7 @@ impl VisionEncoder {
 
         let mut qformer = QFormerMemory {
             x: Panels::over(&mut workspace.query_x, dims.qformer.width, queries, shape),
-            h: Panels::over(&mut workspace.query_h, dims.qformer.width, queries, shape),
+            h: &mut workspace.query_h,
             wide: &mut workspace.query_wide,
             image: vit.wide,
             prepared: &mut workspace.query_prepared,
@@ -434,19 +437,26 @@ impl Sizes {
         let prepared = |rows: usize, tokens: usize| {
             Exec::prepared_floats(kernels, rows, tokens).ok_or_else(|| VisionDims::too_large(rows, tokens))
         };
-        // Either may be larger: groups of features are padded.
-        let either = |rows: usize, tokens: usize| Ok(panels(rows, tokens)?.max(prepared(rows, tokens)?));
+        let room = |rows: usize, tokens: usize| {
+            Exec::room(kernels, rows, tokens).ok_or_else(|| VisionDims::too_large(rows, tokens))
+        };
+        // Several matrices in the same memory.
+        let rooms = |count: usize, rows: usize, tokens: usize| {
+            room(rows, tokens)?.checked_mul(count).ok_or_else(|| VisionDims::too_large(count * rows, tokens))
+        };
         let qformer = &dims.qformer;
         Ok(Sizes {
             x: panels(dims.width, tokens)?,
-            h: either(dims.width, tokens)?,
-            wide: panels(Vit::middle_rows(dims).max(2 * qformer.width), tokens)?
+            h: room(dims.width, tokens)?,
+            wide: room(Vit::middle_rows(dims), tokens)?
+                .max(rooms(2, qformer.width, tokens)?)
                 .max(prepared(dims.feed_forward, tokens)?),
             prepared: prepared(dims.width, tokens)?,
             query_x: panels(qformer.width, queries)?,
-            query_h: panels(qformer.width, queries)?,
-            query_wide: panels(QFormer::middle_rows(qformer).max(dims.projection_dim), queries)?
-                .max(prepared(qformer.feed_forward, queries)?),
+            query_h: room(qformer.width, queries)?,
+            query_wide: room(qformer.feed_forward, queries)?
+                .max(rooms(3, qformer.width, queries)?)
+                .max(panels(dims.projection_dim, queries)?),
             query_prepared: prepared(qformer.width, queries)?,
         })
     }
@@ -541,18 +551,14 @@ mod tests {
         norm(&mut a.iter().zip(b).map(|(a, b)| (a - b) as f64)) / norm(&mut b.iter().map(|&b| b as f64))
     }
 
-    fn encoder_is_int8(ty: TensorType, kernels: Kernels) -> bool {
-        ty == TensorType::Q8_0 && kernels.int8.is_some()
-    }
-
     #[test]
     fn kernels_and_thread_counts_agree() {
         for ty in [F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0] {
             let file = TestFile::small_model(ty).write();
-            // With and without rounding to 8 bits; the latter is seen first.
+            // With and without rounding below f32; the latter is seen first.
             let mut first: Option<Stages> = None;
             let mut kernels = Kernels::all();
-            kernels.sort_by_key(|k| k.int8.is_some());
+            kernels.sort_by_key(|k| !k.is_exact());
             for kernels in kernels {
                 let mut alone: Option<Stages> = None;
                 for threads in [1, 2, 5] {
@@ -572,7 +578,7 @@ mod tests {
                         (&stages.qformer, &first.qformer),
                         (&stages.projected, &first.projected),
                     ] {
-                        let limit = if encoder_is_int8(ty, kernels) { 3e-2 } else { 1e-5 };
+                        let limit = if kernels.suited(&[ty]).is_exact() { 1e-5 } else { 3e-2 };
                         assert!(distance(a, b) < limit, "{} {ty:?}: {}", kernels.name(), distance(a, b));
                     }
                 }

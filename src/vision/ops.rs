@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::kernels::{AttentionTile, HeadTokens, Kernel, Kernels, NormColumn, PackedAttention};
+use super::kernels::{AttentionTile, HeadTokens, Kernel, Kernels, NormColumn, Products};
 use super::linear::{self, Operand};
 use super::panels::{Buffer, PanelShape, Panels, Reader};
 use super::quantized::{self, Quantized};
+use super::rounded::{self, Rounded};
 use crate::error::{Error, Result};
 use crate::threads::ThreadPool;
 
@@ -48,14 +49,14 @@ impl<'a> Exec<'a> {
     /// Floats of scratch memory that a thread needs.
     pub(super) fn scratch_floats(kernels: Kernels, most: Most) -> usize {
         let panel = kernels.float.panel();
-        let int8 = kernels.int8.map_or(0, |k| quantized::scratch_floats(k, most.inputs).max(most.inputs * k.lanes()));
-        let attention = Self::attention_for(kernels, most.head).map_or(0, |k| k.scratch_floats(most.head, most.tokens));
-        linear::scratch_floats(kernels.float).max(panel * panel).max(int8).max(attention)
-    }
-
-    /// The packed attention for heads of this width, if there is one.
-    fn attention_for(kernels: Kernels, head: usize) -> Option<&'static dyn PackedAttention> {
-        kernels.attention.filter(|k| head <= k.most_features())
+        let products = match kernels.products {
+            Products::Float => 0,
+            Products::Int8(k) => quantized::scratch_floats(k, most.inputs).max(most.inputs * k.lanes()),
+            Products::Bf16(k) => {
+                rounded::scratch_floats(k, most.inputs).max(k.attention_floats(most.head, most.tokens))
+            }
+        };
+        linear::scratch_floats(kernels.float).max(panel * panel).max(products)
     }
 
     pub(super) fn kernel(&self) -> &'static dyn Kernel {
@@ -64,30 +65,67 @@ impl<'a> Exec<'a> {
 
     /// Room in `memory` for what a layer will be applied to.
     pub(super) fn operand<'m>(&self, memory: &'m mut [f32], rows: usize, tokens: usize) -> Operand<'m> {
-        match self.kernels.int8 {
-            None => Operand::Float(Panels::over(memory, rows, tokens, PanelShape::of(self.kernels.float))),
-            Some(kernel) => Operand::Int8(Quantized::over(memory, kernel, rows, tokens)),
+        match self.kernels.products {
+            Products::Float => Operand::Float(Panels::over(memory, rows, tokens, PanelShape::of(self.kernels.float))),
+            Products::Int8(kernel) => Operand::Int8(Quantized::over(memory, kernel, rows, tokens)),
+            Products::Bf16(kernel) => Operand::Bf16(Rounded::over(memory, kernel, rows, tokens)),
         }
     }
 
-    /// `x` as what a layer is applied to; `memory` as for [`operand`](Self::operand), and empty where that would be f32.
+    /// Room in `memory` for what attention with such heads takes or gives.
+    pub(super) fn attended<'m>(&self, memory: &'m mut [f32], rows: usize, tokens: usize, head: usize) -> Operand<'m> {
+        match self.kernels.products {
+            Products::Bf16(kernel) if kernel.attends(head) => {
+                Operand::Bf16(Rounded::over(memory, kernel, rows, tokens))
+            }
+            _ => Operand::Float(Panels::over(memory, rows, tokens, PanelShape::of(self.kernels.float))),
+        }
+    }
+
+    /// `x`, in f32 or from attention, as what a layer is applied to; `memory` as for [`operand`](Self::operand), and empty where
+    /// that would be f32.
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub(super) fn prepared<'m>(&self, x: &'m Panels<'m>, memory: &'m mut [f32]) -> Result<Operand<'m>> {
-        match self.kernels.int8 {
-            None => Ok(Operand::Borrowed(x)),
-            Some(kernel) => {
-                let mut out = Quantized::over(memory, kernel, x.rows, x.tokens);
-                out.fill(self, x)?;
+    pub(super) fn prepared<'m>(&self, x: Operand<'m>, memory: &'m mut [f32]) -> Result<Operand<'m>> {
+        let panels = match &x {
+            Operand::Float(panels) => panels,
+            Operand::Borrowed(panels) => panels,
+            Operand::Int8(_) | Operand::Bf16(_) => return Ok(x),
+        };
+        match self.kernels.products {
+            Products::Float => Ok(x),
+            Products::Int8(kernel) => {
+                let mut out = Quantized::over(memory, kernel, panels.rows, panels.tokens);
+                out.fill(self, panels)?;
                 Ok(Operand::Int8(out))
+            }
+            Products::Bf16(kernel) => {
+                let mut out = Rounded::over(memory, kernel, panels.rows, panels.tokens);
+                out.fill(self, panels)?;
+                Ok(Operand::Bf16(out))
             }
         }
     }
 
     /// Floats that [`prepared`](Self::prepared) needs, if the address space has as many.
     pub(super) fn prepared_floats(kernels: Kernels, rows: usize, tokens: usize) -> Option<usize> {
-        kernels.int8.map_or(Some(0), |kernel| Quantized::floats(kernel, rows, tokens))
+        match kernels.products {
+            Products::Float => Some(0),
+            Products::Int8(kernel) => Quantized::floats(kernel, rows, tokens),
+            Products::Bf16(kernel) => Rounded::floats(kernel, rows, tokens),
+        }
+    }
+
+    /// Floats of memory for a matrix, whatever it is made for.
+    pub(super) fn room(kernels: Kernels, rows: usize, tokens: usize) -> Option<usize> {
+        let panels = PanelShape::of(kernels.float).floats(rows, tokens)?;
+        Some(panels.max(Self::prepared_floats(kernels, rows, tokens)?))
+    }
+
+    /// [`room`](Self::room) for sizes that were checked.
+    pub(super) fn floats(&self, rows: usize, tokens: usize) -> usize {
+        Self::room(self.kernels, rows, tokens).expect("sizes were checked when loading")
     }
 
     /// Threads that will share work of `work` floating point operations.
@@ -152,6 +190,7 @@ impl Norm {
         match dst {
             Operand::Float(dst) => self.apply(exec, src, dst),
             Operand::Int8(dst) => self.quantized_columns(exec, src, dst),
+            Operand::Bf16(dst) => self.rounded_columns(exec, src, dst),
             Operand::Borrowed(_) => unreachable!("a norm's result has room of its own"),
         }
     }
@@ -160,11 +199,11 @@ impl Norm {
     fn columns(&self, exec: &Exec, src: Option<Reader>, dst: &mut Panels) -> Result<()> {
         let to = dst.writer();
         let src = src.unwrap_or(to.reader());
-        self.each_column(exec, dst, &|p, at, _| {
-            let stride = dst.width(p);
+        self.each_column(exec, dst, &|p, lane, _| {
+            let (at, stride) = (dst.offset(p, 0) + lane, dst.width(p));
             // SAFETY: `at` is the vector's first feature and the last one lies in the same panel; each task has its own
             // tokens.
-            unsafe { self.column(exec, (src.at(at), stride), (to.at(at), stride)) };
+            unsafe { exec.kernel().layer_norm(&self.column(src.at(at), stride), to.at(at), stride) };
         })
     }
 
@@ -172,52 +211,55 @@ impl Norm {
         assert!(src.rows == dst.rows && src.tokens == dst.tokens && src.shape == dst.shape);
         let (from, to, lanes) = (Reader::of(src), dst.writer(), src.shape.lanes);
         let dst = &*dst;
-        self.each_column(exec, src, &|p, at, scratch| {
+        self.each_column(exec, src, &|p, lane, scratch| {
             assert!(scratch.len() >= src.rows * lanes);
+            let column = self.column(from.at(src.offset(p, 0) + lane), src.width(p));
             // SAFETY: as in `columns`; `scratch` has room for the features of a vector of tokens.
             unsafe {
-                self.column(exec, (from.at(at), src.width(p)), (scratch.as_mut_ptr(), lanes));
-                to.column(dst, p, at - src.offset(p, 0), scratch.as_ptr());
+                exec.kernel().layer_norm(&column, scratch.as_mut_ptr(), lanes);
+                to.column(dst, p, lane, scratch.as_ptr());
             }
         })
     }
 
-    /// Calls `task(panel, offset, scratch)` for each vector of tokens of `m`, with the offset of its first feature.
-    fn each_column(&self, exec: &Exec, m: &Panels, task: &(dyn Fn(usize, usize, &mut [f32]) + Sync)) -> Result<()> {
-        assert!(m.rows == self.weight.len() && m.rows == self.bias.len());
-        let PanelShape { lanes, panel } = m.shape;
-        exec.run(m.tokens.div_ceil(lanes), 8.0 * (m.rows * m.tokens) as f64, &|vector, scratch| {
-            let (p, lane) = (vector * lanes / panel, vector * lanes % panel);
-            task(p, m.offset(p, 0) + lane, scratch);
+    fn rounded_columns(&self, exec: &Exec, src: &Panels, dst: &mut Rounded) -> Result<()> {
+        assert!(src.rows == dst.rows && src.tokens == dst.tokens && src.shape == dst.shape);
+        let (from, to) = (Reader::of(src), dst.writer());
+        self.each_column(exec, src, &|p, lane, _| {
+            let column = self.column(from.at(src.offset(p, 0) + lane), src.width(p));
+            // SAFETY: as in `columns`.
+            unsafe { to.kernel.layer_norm(&column, to.vector((p * src.shape.panel + lane) / src.shape.lanes)) };
         })
     }
 
-    /// Normalises one vector of tokens, from and to features that many floats apart.
-    ///
-    /// # Safety
-    /// All features must exist at these places, and nobody else may use the destination.
-    unsafe fn column(&self, exec: &Exec, (src, src_stride): (*const f32, usize), (dst, dst_stride): (*mut f32, usize)) {
-        // SAFETY: the caller's; weight and bias have one value a feature.
-        unsafe {
-            exec.kernel().layer_norm(&NormColumn {
-                src,
-                src_stride,
-                dst,
-                dst_stride,
-                features: self.weight.len(),
-                weight: self.weight.as_ptr(),
-                bias: self.bias.as_ptr(),
-                epsilon: self.epsilon,
-            });
+    /// Calls `task(panel, lane, scratch)` for each vector of tokens of `m`, with the lane of its first token.
+    fn each_column(&self, exec: &Exec, m: &Panels, task: &(dyn Fn(usize, usize, &mut [f32]) + Sync)) -> Result<()> {
+        assert!(m.rows == self.weight.len() && m.rows == self.bias.len());
+        let lanes = m.shape.lanes;
+        exec.run(m.tokens.div_ceil(lanes), 8.0 * (m.rows * m.tokens) as f64, &|vector, scratch| {
+            let (p, lane) = m.shape.place(vector * lanes);
+            task(p, lane, scratch);
+        })
+    }
+
+    /// One vector of tokens, whose features are that many floats apart, to be normalised.
+    fn column(&self, src: *const f32, stride: usize) -> NormColumn {
+        NormColumn {
+            src,
+            stride,
+            features: self.weight.len(),
+            weight: self.weight.as_ptr(),
+            bias: self.bias.as_ptr(),
+            epsilon: self.epsilon,
         }
     }
 }
 
-/// Some features of a matrix, from `row` on.
+/// Some features of a matrix from [`Exec::attended`], from `row` on.
 #[derive(Clone, Copy)]
 pub(super) struct Features<'a> {
     /// The matrix.
-    pub of: &'a Panels<'a>,
+    pub of: &'a Operand<'a>,
     /// Its first feature that is meant.
     pub row: usize,
 }
@@ -235,51 +277,47 @@ pub(super) fn attention(
     k: Features,
     v: Features,
     heads: usize,
-    out: &mut Panels,
+    out: &mut Operand,
 ) -> Result<()> {
+    match (q.of, k.of, v.of, out) {
+        (Operand::Float(qs), Operand::Float(ks), Operand::Float(vs), Operand::Float(out)) => {
+            float_attention(exec, [(qs, q.row), (ks, k.row), (vs, v.row)], heads, out)
+        }
+        (Operand::Bf16(qs), Operand::Bf16(ks), Operand::Bf16(vs), Operand::Bf16(out)) => {
+            rounded::attention(exec, [(qs, q.row), (ks, k.row), (vs, v.row)], heads, out)
+        }
+        _ => unreachable!("operands come from `Exec`, which makes all of a kind"),
+    }
+}
+
+fn float_attention(exec: &Exec, parts: [(&Panels, usize); 3], heads: usize, out: &mut Panels) -> Result<()> {
     let head = out.rows / heads;
     let shape = out.shape;
-    assert!(out.rows == heads * head && q.of.tokens == out.tokens && k.of.tokens == v.of.tokens);
-    assert!([q, k, v].iter().all(|m| m.of.rows >= m.row + out.rows && m.of.shape == shape));
-    let tokens = k.of.tokens;
-    let (to, queries, keys, values) = (out.writer(), Reader::of(q.of), Reader::of(k.of), Reader::of(v.of));
+    let [(q, q_row), (k, k_row), (v, v_row)] = parts;
+    assert!(out.rows == heads * head && q.tokens == out.tokens && k.tokens == v.tokens);
+    assert!(parts.iter().all(|(m, row)| m.rows >= row + out.rows && m.shape == shape));
+    let (to, queries, keys, values) = (out.writer(), Reader::of(q), Reader::of(k), Reader::of(v));
     let out = &*out;
     let panels = out.panels();
-    let last_width = k.of.width(k.of.panels() - 1);
-    let work = attention_flops(out.rows, out.tokens, tokens);
-    let tile = |h: usize, p: usize, scratch: &mut [f32]| {
+    exec.run(heads * panels, attention_flops(out.rows, out.tokens, k.tokens), &|task, scratch| {
+        let (h, p) = (task / panels, task % panels);
         let head_of =
-            |m: Features, matrix: Reader| HeadTokens { matrix: matrix.at(0), rows: m.of.rows, row: m.row + h * head };
-        AttentionTile {
-            head,
-            q: queries.at(q.of.offset(p, q.row + h * head)),
-            vectors: out.width(p) / shape.lanes,
-            k: head_of(k, keys),
-            v: head_of(v, values),
-            tokens,
-            last_width,
-            scale: 1.0 / (head as f32).sqrt(),
-            out: to.at(out.offset(p, h * head)),
-            scratch: scratch.as_mut_ptr(),
-        }
-    };
-    // SAFETY of the calls below: all features and tokens named exist, as asserted above; each task writes its own head's
-    // features of its own panels of `out`, which is another matrix than the three it reads; scratch has room for a head, or for
-    // panel² floats.
-    let Some(packed) = Exec::attention_for(exec.kernels, head) else {
-        return exec.run(heads * panels, work, &|task, scratch| unsafe {
-            exec.kernel().attention(&tile(task / panels, task % panels, scratch));
-        });
-    };
-    // Packing costs as much as a few panels: a head is one task, unless threads would be left without.
-    let shares = (2 * exec.threads_for(work)).div_ceil(heads).min(panels);
-    exec.run(heads * shares, work, &|task, scratch| {
-        let (h, share) = (task / shares, task % shares);
-        assert!(scratch.len() >= packed.scratch_floats(head, tokens));
-        let memory = scratch.as_mut_ptr();
-        unsafe { packed.pack(&tile(h, 0, scratch), memory) };
-        for p in share * panels / shares..(share + 1) * panels / shares {
-            unsafe { packed.attend(&tile(h, p, scratch), memory) };
+            |matrix: Reader, rows: usize, row: usize| HeadTokens { matrix: matrix.at(0), rows, row: row + h * head };
+        // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its own
+        // panel of `out`, which is another matrix than the three it reads; scratch has room for panel² floats.
+        unsafe {
+            exec.kernel().attention(&AttentionTile {
+                head,
+                q: queries.at(q.offset(p, q_row + h * head)),
+                vectors: out.width(p) / shape.lanes,
+                k: head_of(keys, k.rows, k_row),
+                v: head_of(values, v.rows, v_row),
+                tokens: k.tokens,
+                last_width: k.width(k.panels() - 1),
+                scale: 1.0 / (head as f32).sqrt(),
+                out: to.at(out.offset(p, h * head)),
+                scratch: scratch.as_mut_ptr(),
+            });
         }
     })
 }

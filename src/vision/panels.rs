@@ -92,6 +92,11 @@ impl PanelShape {
         tokens.div_ceil(self.panel)
     }
 
+    /// The panel that has a token, and the token's lane there.
+    pub(super) fn place(self, token: usize) -> (usize, usize) {
+        (token / self.panel, token % self.panel)
+    }
+
     /// Tokens that panel `p` of `tokens` has room for: a multiple of `lanes`.
     pub(super) fn width(self, tokens: usize, p: usize) -> usize {
         (tokens - p * self.panel).min(self.panel).next_multiple_of(self.lanes)
@@ -158,7 +163,7 @@ impl<'a> Panels<'a> {
         let len = self.rows * self.tokens;
         out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory(format!("no memory for {len} floats of output")))?;
         for token in 0..self.tokens {
-            let (p, lane) = (token / self.shape.panel, token % self.shape.panel);
+            let (p, lane) = self.shape.place(token);
             let (at, width) = (self.offset(p, 0) + lane, self.width(p));
             out.extend((0..self.rows).map(|row| self.data[at + row * width]));
         }

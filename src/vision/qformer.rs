@@ -3,9 +3,9 @@
 //! BERT's post-norm layers over the queries, every few of them with cross-attention to the image, and the feed-forward
 //! of the query branch. The text branch is not part of this model.
 
-use super::linear::{Linear, Then};
+use super::linear::{Linear, Operand, Then};
 use super::ops::{attention, attention_flops, Exec, Features, Norm};
-use super::panels::{PanelShape, Panels};
+use super::panels::Panels;
 use super::weights::Weights;
 use super::{Meter, QFormerDims, VisionDims};
 use crate::error::Result;
@@ -39,11 +39,11 @@ struct Attention {
 pub(super) struct QFormerMemory<'a> {
     /// The queries, `[width, queries]`; holds the result.
     pub x: Panels<'a>,
-    /// Attention's result, `[width, queries]`.
-    pub h: Panels<'a>,
-    /// At least `middle_rows` by queries.
+    /// Attention's result: `Exec::room` for width by queries.
+    pub h: &'a mut [f32],
+    /// Three times that, and for the feed-forward's middle.
     pub wide: &'a mut [f32],
-    /// At least 2·width by image tokens.
+    /// Two times `Exec::room` for width by image tokens.
     pub image: &'a mut [f32],
     /// `Exec::prepared_floats` for width by queries.
     pub prepared: &'a mut [f32],
@@ -87,11 +87,6 @@ impl QFormer {
         })
     }
 
-    /// Rows of [`QFormerMemory::wide`].
-    pub(super) fn middle_rows(dims: &QFormerDims) -> usize {
-        (3 * dims.width).max(dims.feed_forward)
-    }
-
     /// Floating point operations with an image of `tokens`.
     pub(super) fn flops(&self, queries: usize, tokens: usize) -> f64 {
         self.layers.iter().map(|l| l.flops(queries, tokens)).sum()
@@ -106,31 +101,32 @@ impl QFormer {
         memory: &mut QFormerMemory,
     ) -> Result<()> {
         let QFormerMemory { x, h, wide, image: image_memory, prepared, prepared_image } = memory;
-        let (queries, width, shape) = (x.tokens, x.rows, x.shape);
+        let (queries, width) = (x.tokens, x.rows);
+        let head = width / self.heads;
         x.fill(|row, token| self.queries[token * width + row]);
         self.norm.apply_in_place(exec, x)?;
-        let prepared_image = exec.prepared(image, prepared_image)?;
+        let prepared_image = exec.prepared(Operand::Borrowed(image), prepared_image)?;
         for layer in &self.layers {
             {
-                let [mut q, mut k, mut v] = split(wide, width, queries, shape);
+                let [mut q, mut k, mut v] = split(exec, wide, width, queries, head);
                 {
-                    let own = exec.prepared(x, prepared)?;
-                    layer.own.k.apply(exec, &own, &mut k, Then::Store)?;
-                    layer.own.v.apply(exec, &own, &mut v, Then::Store)?;
-                    layer.own.q.apply(exec, &own, &mut q, Then::Store)?;
+                    let own = exec.prepared(Operand::Borrowed(x), prepared)?;
+                    layer.own.k.apply_to(exec, &own, &mut k)?;
+                    layer.own.v.apply_to(exec, &own, &mut v)?;
+                    layer.own.q.apply_to(exec, &own, &mut q)?;
                 }
                 layer.own.gather(exec, self.heads, x, [&q, &k, &v], h, prepared)?;
             }
             if let Some(cross) = &layer.cross {
-                let [mut k, mut v] = split(image_memory, width, image.tokens, shape);
-                let mut q = Panels::over(wide, width, queries, shape);
-                cross.k.apply(exec, &prepared_image, &mut k, Then::Store)?;
-                cross.v.apply(exec, &prepared_image, &mut v, Then::Store)?;
-                cross.q.apply(exec, &exec.prepared(x, prepared)?, &mut q, Then::Store)?;
+                let [mut k, mut v] = split(exec, image_memory, width, image.tokens, head);
+                let mut q = exec.attended(wide, width, queries, head);
+                cross.k.apply_to(exec, &prepared_image, &mut k)?;
+                cross.v.apply_to(exec, &prepared_image, &mut v)?;
+                cross.q.apply_to(exec, &exec.prepared(Operand::Borrowed(x), prepared)?, &mut q)?;
                 cross.gather(exec, self.heads, x, [&q, &k, &v], h, prepared)?;
             }
             let mut middle = exec.operand(wide, layer.up.outputs(), queries);
-            layer.up.apply_gelu(exec, &exec.prepared(x, prepared)?, &mut middle)?;
+            layer.up.apply_gelu(exec, &exec.prepared(Operand::Borrowed(x), prepared)?, &mut middle)?;
             layer.down.apply(exec, &middle, x, Then::Add)?;
             layer.norm.apply_in_place(exec, x)?;
             meter.advance(layer.flops(queries, image.tokens))?;
@@ -155,13 +151,14 @@ impl Attention {
         exec: &Exec,
         heads: usize,
         x: &mut Panels,
-        [q, k, v]: [&Panels; 3],
-        h: &mut Panels,
+        [q, k, v]: [&Operand; 3],
+        h: &mut [f32],
         prepared: &mut [f32],
     ) -> Result<()> {
         let all = |of| Features { of, row: 0 };
-        attention(exec, all(q), all(k), all(v), heads, h)?;
-        self.out.apply(exec, &exec.prepared(h, prepared)?, x, Then::Add)?;
+        let mut gathered = exec.attended(h, x.rows, x.tokens, x.rows / heads);
+        attention(exec, all(q), all(k), all(v), heads, &mut gathered)?;
+        self.out.apply(exec, &exec.prepared(gathered, prepared)?, x, Then::Add)?;
         self.norm.apply_in_place(exec, x)
     }
 
@@ -174,10 +171,16 @@ impl Attention {
     }
 }
 
-/// `N` matrices of the same size in `memory`.
-fn split<const N: usize>(memory: &mut [f32], rows: usize, tokens: usize, shape: PanelShape) -> [Panels<'_>; N] {
-    let mut parts = memory.chunks_exact_mut(shape.floats(rows, tokens).expect("sizes were checked when loading"));
+/// `N` matrices for attention of the same size in `memory`.
+fn split<'m, const N: usize>(
+    exec: &Exec,
+    memory: &'m mut [f32],
+    rows: usize,
+    tokens: usize,
+    head: usize,
+) -> [Operand<'m>; N] {
+    let mut parts = memory.chunks_exact_mut(exec.floats(rows, tokens));
     std::array::from_fn(|_| {
-        Panels::over(parts.next().expect("the workspace was sized for these matrices"), rows, tokens, shape)
+        exec.attended(parts.next().expect("the workspace was sized for these matrices"), rows, tokens, head)
     })
 }

@@ -9,6 +9,7 @@ use super::linear::{block_rows, Linear, Then};
 use super::ops::Exec;
 use super::panels::{PanelShape, Panels, Reader, Writer};
 use crate::error::Result;
+use crate::gguf::TensorType;
 
 /// Bytes of packed weights of a task; more only where a group of rows does not fit.
 const PACKED_BYTES: usize = 768 << 10;
@@ -218,7 +219,7 @@ pub(super) fn apply(layer: &Linear, exec: &Exec, x: &Quantized, mut y: Destinati
         let block = Block { layer, kernel, x, input, split: &split, first, rows: count };
         let packed = block.pack(scratch);
         match (y, to) {
-            (Destination::Float(y, then), Target::Float(to)) => block.to_float(&packed, exec, y, to, *then),
+            (Destination::Float(y, then), Target::Float(to)) => block.to_float(&packed, y, to, *then),
             (Destination::QuantizedGelu(y), Target::Quantized(to)) => block.to_quantized(&packed, exec, y, to),
             _ => unreachable!("the target was made for this destination"),
         }
@@ -264,7 +265,8 @@ impl Block<'_> {
         let (rest_scales, scratch) = scratch.split_at_mut(layout.scales);
         let (rest, part) = scratch.split_at_mut(layout.weights);
         assert!(part.len() >= self.kernel.group() * self.kernel.panel());
-        let (bytes, row_bytes) = self.layer.q8_0_rows();
+        let (bytes, row_bytes) = self.layer.weight_rows();
+        assert!(self.layer.weight_type() == TensorType::Q8_0);
         assert!((self.first + self.rows) * row_bytes <= bytes.len() && self.split.len() == layout.groups);
         // SAFETY: the rows lie inside `bytes`, as just asserted; the packed ones and their scales have the sizes that
         // `Scratch` computes from the same numbers.
@@ -310,18 +312,13 @@ impl Block<'_> {
         }
     }
 
-    fn to_float(&self, packed: &Packed, exec: &Exec, y: &Panels, to: Writer, then: Then) {
+    fn to_float(&self, packed: &Packed, y: &Panels, to: Writer, then: Then) {
         for p in 0..y.panels() {
             for row in (0..self.rows).step_by(self.kernel.row_block()) {
                 let rows = self.kernel.row_block().min(self.rows - row);
                 let c = to.at(y.offset(p, self.first + row));
-                // SAFETY: these rows of `y` exist, lie one behind the other, and are this task's.
-                unsafe {
-                    self.multiply(packed, p, row, rows, c, then == Then::Add);
-                    if then == Then::Gelu {
-                        exec.kernel().gelu(c, rows * y.width(p));
-                    }
-                }
+                // SAFETY: these rows of `y` exist and are this task's.
+                unsafe { self.multiply(packed, p, row, rows, c, then == Then::Add) };
             }
         }
     }
@@ -341,76 +338,6 @@ impl Block<'_> {
                     }
                     exec.kernel().gelu(packed.part, rows * width);
                     to.group(y, p, 0, (self.first + row) / group, packed.part, width, width);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::kernels::{tests::Noise, Kernels};
-    use super::super::linear::tests::layer;
-    use super::super::linear::Operand;
-    use super::super::ops::Most;
-    use super::super::panels::Buffer;
-    use super::*;
-    use crate::gguf::TensorType;
-    use crate::threads::ThreadPool;
-
-    fn cosine(a: &[f32], b: &[f64]) -> f64 {
-        let dot: f64 = a.iter().zip(b).map(|(&a, b)| f64::from(a) * b).sum();
-        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
-        dot / norm(&mut a.iter().map(|&a| f64::from(a))) / norm(&mut b.iter().copied())
-    }
-
-    /// A feed-forward: two layers, with what is between them never in f32. Its input has channels far above the others, which
-    /// the weights take down again, as trained models do.
-    #[test]
-    fn feed_forward_with_outlier_channels() {
-        let (width, middle) = (352, 600usize.next_multiple_of(32));
-        for kernels in Kernels::all() {
-            let Some(int8) = kernels.int8 else { continue };
-            let pool = ThreadPool::new(2);
-            let exec = Exec::new(&pool, kernels, Most { inputs: middle, head: 1, tokens: 1 }, None).unwrap();
-            let ((up, w_up), (down, w_down)) =
-                (layer(TensorType::Q8_0, middle, width), layer(TensorType::Q8_0, width, middle));
-            for tokens in [5, 100] {
-                let mut x = Noise::new(3).vec(tokens * width);
-                let outlier = |f: usize| f % 120 == 7;
-                // Small enough for the GELU to bend, and for the outliers not to be all there is.
-                x.iter_mut().enumerate().for_each(|(i, v)| *v *= if outlier(i % width) { 10.0 } else { 0.1 });
-                let shape = PanelShape::of(kernels.float);
-                let mut memory =
-                    [width, width].map(|rows| Buffer::zeroed(shape.floats(rows, tokens).unwrap()).unwrap());
-                let [x_memory, y_memory] = &mut memory;
-                let mut panels = Panels::over(x_memory, width, tokens, shape);
-                panels.fill(|row, token| x[token * width + row]);
-                let mut y = Panels::over(y_memory, width, tokens, shape);
-                let mut rooms = [width, middle]
-                    .map(|rows| Buffer::zeroed(Exec::prepared_floats(kernels, rows, tokens).unwrap()).unwrap());
-                let [narrow, wide] = &mut rooms;
-                // Whatever was there before must not matter.
-                wide.fill(f32::NAN);
-                let mut between = exec.operand(wide, middle, tokens);
-                assert!(matches!(between, Operand::Int8(_)));
-                up.apply_gelu(&exec, &exec.prepared(&panels, narrow).unwrap(), &mut between).unwrap();
-                down.apply(&exec, &between, &mut y, Then::Store).unwrap();
-                let y = y.to_rows().unwrap();
-                let row = |w: &[f32], bias: f64, x: &[f64]| {
-                    w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>() + bias
-                };
-                for token in 0..tokens {
-                    let x: Vec<f64> = x[token * width..][..width].iter().map(|&v| f64::from(v)).collect();
-                    let bias = |layer: &Linear, r: usize| f64::from(layer.bias()[r]);
-                    let hidden: Vec<f64> = (0..middle)
-                        .map(|r| row(&w_up[r * width..][..width], bias(&up, r), &x))
-                        .map(|h| 0.5 * h * (1.0 + (0.797_884_560_8 * (h + 0.044_715 * h.powi(3))).tanh()))
-                        .collect();
-                    let expected: Vec<f64> =
-                        (0..width).map(|r| row(&w_down[r * middle..][..middle], bias(&down, r), &hidden)).collect();
-                    let cosine = cosine(&y[token * width..][..width], &expected);
-                    assert!(cosine > 0.9998, "{}, token {token} of {tokens}: {cosine}", int8.name());
                 }
             }
         }

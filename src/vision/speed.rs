@@ -4,7 +4,7 @@
 use super::kernels::tests::Noise;
 use super::kernels::Kernels;
 use super::linear::tests::layer;
-use super::linear::Then;
+use super::linear::{Operand, Then};
 use super::ops::{attention, attention_flops, Exec, Features, Most, Norm};
 use super::panels::{Buffer, PanelShape, Panels};
 use crate::gguf::TensorType;
@@ -52,32 +52,32 @@ fn block(kernels: Kernels, tokens: usize) -> ([f64; 4], [f64; 3]) {
     let exec = Exec::new(&pool, kernels, Most { inputs: MLP, head: WIDTH / HEADS, tokens }, None).unwrap();
     let [qkv, out, up, down] = [(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (MLP, WIDTH), (WIDTH, MLP)]
         .map(|(outputs, inputs)| layer(TensorType::Q8_0, outputs, inputs).0);
-    let mut memory = [WIDTH, 3 * WIDTH, MLP, WIDTH].map(|rows| noise(rows, tokens, shape));
-    let room = Exec::prepared_floats(kernels, WIDTH, tokens).unwrap().max(shape.floats(WIDTH, tokens).unwrap());
-    let wide = Exec::prepared_floats(kernels, MLP, tokens).unwrap().max(shape.floats(MLP, tokens).unwrap());
-    let (mut prepared, mut narrow, mut middle) =
-        (Buffer::zeroed(room).unwrap(), Buffer::zeroed(room).unwrap(), Buffer::zeroed(wide).unwrap());
-    let norm = Norm { weight: vec![1.0; WIDTH], bias: vec![0.0; WIDTH], epsilon: 1e-6 };
+    let mut x = noise(WIDTH, tokens, shape);
+    let mut x = Panels::over(&mut x, WIDTH, tokens, shape);
+    let mut memory =
+        [WIDTH, 3 * WIDTH, WIDTH, WIDTH, MLP].map(|rows| Buffer::zeroed(exec.floats(rows, tokens)).unwrap());
+    let [normed, q, a, prepared, middle] = &mut memory;
+    let mut normed = exec.operand(normed, WIDTH, tokens);
+    let mut q = exec.attended(q, 3 * WIDTH, tokens, WIDTH / HEADS);
+    let mut a = exec.attended(a, WIDTH, tokens, WIDTH / HEADS);
+    let mut middle = exec.operand(middle, MLP, tokens);
+    // Weights are larger than any model's; so are sums without this.
+    let norm = Norm { weight: vec![0.05; WIDTH], bias: vec![0.0; WIDTH], epsilon: 1e-6 };
 
-    let [x, q, _, a] = &mut memory;
-    let mut x = Panels::over(x, WIDTH, tokens, shape);
-    let mut q = Panels::over(q, 3 * WIDTH, tokens, shape);
-    let mut a = Panels::over(a, WIDTH, tokens, shape);
-    let mut normed = exec.operand(&mut narrow, WIDTH, tokens);
-    let mut middle = exec.operand(&mut middle, MLP, tokens);
     let norms = best(|| {
         norm.apply_to(&exec, &x, &mut normed).unwrap();
         norm.apply_to(&exec, &x, &mut normed).unwrap();
     });
-    let qkv = best(|| qkv.apply(&exec, &normed, &mut q, Then::Store).unwrap());
-    // Sums of unscaled weights are larger than any model's.
-    q.fill(|row, token| ((row * 31 + token * 17) % 64) as f32 / 32.0 - 1.0);
+    let qkv = best(|| qkv.apply_to(&exec, &normed, &mut q).unwrap());
     let attended = best(|| {
         let part = |i: usize| Features { of: &q, row: i * WIDTH };
         attention(&exec, part(0), part(1), part(2), HEADS, &mut a).unwrap();
     });
-    let preparing = best(|| assert!(exec.prepared(&a, &mut prepared).is_ok()));
-    let operand = exec.prepared(&a, &mut prepared).unwrap();
+    let (mut operand, mut preparing) = (a, 0.0);
+    if let Operand::Float(a) = &operand {
+        preparing = best(|| assert!(exec.prepared(Operand::Borrowed(a), prepared).is_ok()));
+        operand = exec.prepared(operand, prepared).unwrap();
+    }
     let out = best(|| out.apply(&exec, &operand, &mut x, Then::Add).unwrap());
     let up = best(|| up.apply_gelu(&exec, &normed, &mut middle).unwrap());
     let down = best(|| down.apply(&exec, &middle, &mut x, Then::Add).unwrap());
@@ -98,7 +98,7 @@ fn speed_of_blocks() {
                 let (linear, others) = (layers.iter().sum::<f64>(), rest.iter().sum::<f64>());
                 println!(
                     "{tokens} tokens, {}: {:.1} ms a block ({:.0} GFLOP/s); layers qkv, out, up+GELU, down: \
-                     {} GFLOP/s; attention {:.0} GFLOP/s, {:.1} ms; norms {:.1} ms; quantising {:.2} ms; not layers {:.0} %",
+                     {} GFLOP/s; attention {:.0} GFLOP/s, {:.1} ms; norms {:.1} ms; rounding {:.2} ms; not layers {:.0} %",
                     kernels.name(),
                     (linear + others) * 1e3,
                     (flops.iter().sum::<f64>() + attention_flops(WIDTH, tokens, tokens)) / (linear + others) / 1e9,

@@ -109,16 +109,17 @@ impl Vit {
         meter.advance(self.patch_embedding.flops(tokens))?;
         for block in &self.blocks {
             {
-                let mut qkv = Panels::over(wide, 3 * width, tokens, shape);
+                let head = width / self.heads;
+                let mut qkv = exec.attended(wide, 3 * width, tokens, head);
                 {
                     let mut normed = exec.operand(h, width, tokens);
                     block.norm1.apply_to(exec, x, &mut normed)?;
-                    block.qkv.apply(exec, &normed, &mut qkv, Then::Store)?;
+                    block.qkv.apply_to(exec, &normed, &mut qkv)?;
                 }
-                let mut gathered = Panels::over(h, width, tokens, shape);
+                let mut gathered = exec.attended(h, width, tokens, head);
                 let part = |i: usize| Features { of: &qkv, row: i * width };
                 attention(exec, part(0), part(1), part(2), self.heads, &mut gathered)?;
-                block.out.apply(exec, &exec.prepared(&gathered, prepared)?, x, Then::Add)?;
+                block.out.apply(exec, &exec.prepared(gathered, prepared)?, x, Then::Add)?;
             }
             let mut normed = exec.operand(h, width, tokens);
             block.norm2.apply_to(exec, x, &mut normed)?;

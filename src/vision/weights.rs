@@ -14,10 +14,16 @@ pub(super) struct Weights<'a> {
     read: HashSet<String>,
 }
 
-/// Whether all linear layers of the image encoder and the Q-Former have Q8_0 weights.
-pub(super) fn all_q8_0(file: &Gguf) -> bool {
+/// How the weights of the image encoder's and the Q-Former's linear layers are stored; nothing twice.
+pub(super) fn layer_types(file: &Gguf) -> Vec<TensorType> {
     let matrix = |name: &str| (name.starts_with("v.blk.") || name.starts_with("qf.blk.")) && name.ends_with(".weight");
-    file.tensors().iter().filter(|t| t.shape.len() == 2 && matrix(&t.name)).all(|t| t.ty == TensorType::Q8_0)
+    let mut types = Vec::new();
+    for tensor in file.tensors().iter().filter(|t| t.shape.len() == 2 && matrix(&t.name)) {
+        if !types.contains(&tensor.ty) {
+            types.push(tensor.ty);
+        }
+    }
+    types
 }
 
 impl<'a> Weights<'a> {

@@ -243,9 +243,16 @@ pub(super) unsafe fn gelu<S: Simd>(data: *mut f32, len: usize) {
     }
 }
 
-/// See [`super::Kernel::layer_norm`]. Two passes for the moments, in four partial sums against rounding.
+/// What LayerNorm takes from one vector of tokens.
+pub(super) struct Moments<S: Simd> {
+    mean: S::V,
+    /// One over the standard deviation.
+    scale: S::V,
+}
+
+/// Two passes, in four partial sums against rounding.
 #[inline(always)]
-pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn) {
+pub(super) unsafe fn moments<S: Simd>(c: &NormColumn) -> Moments<S> {
     /// The sum of x − origin, or of its square.
     #[inline(always)]
     unsafe fn moment<S: Simd, const SQUARE: bool>(c: &NormColumn, origin: S::V) -> S::V {
@@ -254,7 +261,7 @@ pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn) {
         for first in (0..c.features).step_by(4) {
             let count = if first < whole { 4 } else { c.features - whole };
             for (i, part) in parts.iter_mut().enumerate().take(count) {
-                let d = S::sub(S::load(c.src.add((first + i) * c.src_stride)), origin);
+                let d = S::sub(S::load(c.src.add((first + i) * c.stride)), origin);
                 *part = if SQUARE { S::fma(d, d, *part) } else { S::add(d, *part) };
             }
         }
@@ -264,11 +271,22 @@ pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn) {
     let mean = S::div(moment::<S, false>(c, S::splat(0.0)), count);
     let squares = moment::<S, true>(c, mean);
     let variance = S::div(squares, count);
-    let scale = S::div(S::splat(1.0), S::sqrt(S::add(variance, S::splat(c.epsilon))));
+    Moments { mean, scale: S::div(S::splat(1.0), S::sqrt(S::add(variance, S::splat(c.epsilon)))) }
+}
+
+/// LayerNorm of one feature.
+#[inline(always)]
+pub(super) unsafe fn normalised<S: Simd>(c: &NormColumn, moments: &Moments<S>, feature: usize) -> S::V {
+    let x = S::mul(S::sub(S::load(c.src.add(feature * c.stride)), moments.mean), moments.scale);
+    S::fma(x, S::splat(*c.weight.add(feature)), S::splat(*c.bias.add(feature)))
+}
+
+/// See [`super::Kernel::layer_norm`].
+#[inline(always)]
+pub(super) unsafe fn layer_norm<S: Simd>(c: &NormColumn, dst: *mut f32, stride: usize) {
+    let moments = moments::<S>(c);
     for f in 0..c.features {
-        let x = S::mul(S::sub(S::load(c.src.add(f * c.src_stride)), mean), scale);
-        let y = S::fma(x, S::splat(*c.weight.add(f)), S::splat(*c.bias.add(f)));
-        S::store(c.dst.add(f * c.dst_stride), y);
+        S::store(dst.add(f * stride), normalised::<S>(c, &moments, f));
     }
 }
 

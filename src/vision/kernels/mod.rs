@@ -8,11 +8,10 @@
 //! [`Simd`] is what an instruction set provides, [`body`] holds the algorithms written over it, and `kernel!` compiles them
 //! for an instruction set behind [`Kernel`].
 
+pub(super) mod bf16;
 pub(crate) mod body;
 pub(super) mod int8;
 
-#[cfg(target_arch = "x86_64")]
-mod attention_amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +23,7 @@ pub(crate) mod portable;
 pub(crate) mod tests;
 
 use crate::gguf::TensorType;
+use bf16::Bf16Kernel;
 use int8::Int8Kernel;
 
 /// Vector operations of an instruction set on `LANES` f32 values.
@@ -105,16 +105,12 @@ pub(crate) struct GemmTile {
     pub accumulate: bool,
 }
 
-/// LayerNorm over the features of one vector of tokens. `src` and `dst` may be the same, with the same stride.
+/// LayerNorm over the features of one vector of tokens.
 pub(crate) struct NormColumn {
     /// First feature of the tokens.
     pub src: *const f32,
-    /// Where the first feature goes.
-    pub dst: *mut f32,
-    /// Floats from a feature to the next in `src`.
-    pub src_stride: usize,
-    /// Floats from a feature to the next in `dst`.
-    pub dst_stride: usize,
+    /// Floats from a feature to the next.
+    pub stride: usize,
     /// Features.
     pub features: usize,
     /// One a feature.
@@ -160,22 +156,6 @@ pub(crate) struct AttentionTile {
     pub scratch: *mut f32,
 }
 
-/// Attention with less than f32's precision, on keys and values that are packed once for all queries of a head.
-///
-/// # Safety
-/// As for [`Kernel`]. Tokens are in the panels of the float kernel that it comes with; of [`AttentionTile`] `scratch` is not
-/// used.
-pub(crate) trait PackedAttention: Sync {
-    /// Features of a head at most.
-    fn most_features(&self) -> usize;
-    /// Floats of memory, on a cache line's boundary, that a head takes while it is worked on.
-    fn scratch_floats(&self, head: usize, tokens: usize) -> usize;
-    /// Packs the keys and values; `q` and `out` are not used.
-    unsafe fn pack(&self, tile: &AttentionTile, packed: *mut f32);
-    /// Attention for one panel of queries.
-    unsafe fn attend(&self, tile: &AttentionTile, packed: *mut f32);
-}
-
 /// The inner loops for one instruction set.
 ///
 /// # Safety
@@ -198,8 +178,8 @@ pub(crate) trait Kernel: Sync {
     unsafe fn gemm(&self, tile: &GemmTile);
     /// Exact GELU in place on `len` values, a multiple of [`Kernel::lanes`].
     unsafe fn gelu(&self, data: *mut f32, len: usize);
-    /// LayerNorm of one vector of tokens.
-    unsafe fn layer_norm(&self, column: &NormColumn);
+    /// LayerNorm of one vector of tokens, to features that lie `stride` floats apart from `dst` on: the same place, or another.
+    unsafe fn layer_norm(&self, column: &NormColumn, dst: *mut f32, stride: usize);
     /// Attention of one head for one panel of queries.
     unsafe fn attention(&self, tile: &AttentionTile);
 }
@@ -251,12 +231,12 @@ macro_rules! kernel {
                 }
                 unsafe { f(data, len) }
             }
-            unsafe fn layer_norm(&self, column: &NormColumn) {
+            unsafe fn layer_norm(&self, column: &NormColumn, dst: *mut f32, stride: usize) {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn f(column: &NormColumn) {
-                    unsafe { body::layer_norm::<$simd>(column) }
+                unsafe fn f(column: &NormColumn, dst: *mut f32, stride: usize) {
+                    unsafe { body::layer_norm::<$simd>(column, dst, stride) }
                 }
-                unsafe { f(column) }
+                unsafe { f(column, dst, stride) }
             }
             unsafe fn attention(&self, tile: &AttentionTile) {
                 $(#[target_feature(enable = $features)])?
@@ -288,57 +268,89 @@ pub(crate) fn available() -> Vec<&'static dyn Kernel> {
     found
 }
 
-/// What computes a model: float kernels, and quantised products on the same panels.
+/// How the layers' products are computed.
+#[derive(Clone, Copy)]
+pub(crate) enum Products {
+    /// In f32.
+    Float,
+    /// With activations in 8 bits.
+    Int8(&'static dyn Int8Kernel),
+    /// With weights and activations in bfloat16.
+    Bf16(&'static dyn Bf16Kernel),
+}
+
+impl Products {
+    /// Whether layers with such weights are computed so: in full, or as exactly as their weights deserve.
+    fn take(self, ty: TensorType) -> bool {
+        match self {
+            Products::Float => true,
+            Products::Int8(_) => ty == TensorType::Q8_0,
+            Products::Bf16(_) => matches!(ty, TensorType::Q8_0 | TensorType::BF16),
+        }
+    }
+
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Products::Float => None,
+            Products::Int8(kernel) => Some(kernel.name()),
+            Products::Bf16(kernel) => Some(kernel.name()),
+        }
+    }
+}
+
+/// What computes a model.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
-    /// For everything but quantised layers.
+    /// For everything that is in f32.
     pub float: &'static dyn Kernel,
-    /// For layers with 8-bit weights; without it they are computed in f32, too.
-    pub int8: Option<&'static dyn Int8Kernel>,
-    /// For attention between quantised layers; without it that is in f32, too.
-    pub attention: Option<&'static dyn PackedAttention>,
+    /// For the layers of image encoder and Q-Former, on the same panels.
+    pub products: Products,
 }
 
 impl Kernels {
-    fn new(float: &'static dyn Kernel, int8: Option<&'static dyn Int8Kernel>) -> Kernels {
-        #[allow(unused_mut)] // on other architectures
-        let mut attention: Option<&'static dyn PackedAttention> = None;
-        #[cfg(target_arch = "x86_64")]
-        if int8.is_some_and(|k| k.name() == int8::AMX) {
-            attention = Some(&attention_amx::AmxAttention);
-        }
-        Kernels { float, int8, attention }
-    }
-
-    /// Without quantised products.
-    pub(crate) fn exact(self) -> Kernels {
-        Kernels::new(self.float, None)
-    }
-
-    /// The fastest that this processor can run; `exact` means without quantised products.
-    pub(crate) fn best(exact: bool) -> Kernels {
+    /// The fastest that this processor can run for layers with weights of these types; `exact` means in f32 only.
+    pub(crate) fn best(exact: bool, types: &[TensorType]) -> Kernels {
         let float = available()[0];
-        Kernels::new(float, if exact { None } else { int8_for(float).first().copied() })
+        let fits = |products: &Products| types.iter().all(|&ty| products.take(ty));
+        let products = if exact { None } else { products_for(float).into_iter().find(fits) };
+        Kernels { float, products: products.unwrap_or(Products::Float) }
+    }
+
+    /// These, or those in f32 where weights of such types ask for it.
+    pub(crate) fn suited(self, types: &[TensorType]) -> Kernels {
+        if types.iter().all(|&ty| self.products.take(ty)) {
+            self
+        } else {
+            Kernels { products: Products::Float, ..self }
+        }
     }
 
     /// Everything that this processor can run.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Kernels> {
-        let with =
-            |float| int8_for(float).into_iter().map(Some).chain([None]).map(move |int8| Kernels::new(float, int8));
+        let with = |float| products_for(float).into_iter().map(move |products| Kernels { float, products });
         available().into_iter().flat_map(with).collect()
+    }
+
+    /// Whether nothing is rounded below f32.
+    #[cfg(test)]
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self.products, Products::Float)
     }
 
     /// The instruction sets' names.
     pub(crate) fn name(&self) -> String {
-        match self.int8 {
+        match self.products.name() {
             None => self.float.name().into(),
-            Some(int8) => format!("{} and {}", self.float.name(), int8.name()),
+            Some(name) => format!("{} and {name}", self.float.name()),
         }
     }
 }
 
-/// The quantised products that work on the panels of `float`, fastest first.
-fn int8_for(float: &dyn Kernel) -> Vec<&'static dyn Int8Kernel> {
-    int8::available().into_iter().filter(|k| k.lanes() == float.lanes() && k.panel() == float.panel()).collect()
+/// The products that work on the panels of `float`, fastest first; the last is in f32.
+fn products_for(float: &dyn Kernel) -> Vec<Products> {
+    let fits = |lanes: usize, panel: usize| lanes == float.lanes() && panel == float.panel();
+    let bf16 = bf16::available().into_iter().filter(|k| fits(k.lanes(), k.panel())).map(Products::Bf16);
+    let int8 = int8::available().into_iter().filter(|k| fits(k.lanes(), k.panel())).map(Products::Int8);
+    bf16.chain(int8).chain([Products::Float]).collect()
 }

@@ -10,7 +10,7 @@ struct Vnni;
 
 /// Four vectors of rounded numbers as bytes: in each 32-bit lane the four numbers in order.
 #[inline(always)]
-pub(super) unsafe fn interleave(v: [__m512; 4]) -> __m512i {
+unsafe fn interleave(v: [__m512; 4]) -> __m512i {
     let low = _mm512_set1_epi32(0xff);
     let byte = |v: __m512| _mm512_and_si512(_mm512_cvtps_epi32(v), low);
     let [a, b, c] = [v[0], v[1], v[2]].map(byte);
@@ -22,7 +22,7 @@ pub(super) unsafe fn interleave(v: [__m512; 4]) -> __m512i {
 
 /// See [`Quants::rescale`].
 #[inline(always)]
-pub(super) unsafe fn rescaled<const REST: bool>(src: *const u8, ratio: i16) -> __m256i {
+unsafe fn rescaled<const REST: bool>(src: *const u8, ratio: i16) -> __m256i {
     let (wide, ratio) = (_mm512_cvtepi8_epi16(_mm256_loadu_si256(src.cast())), _mm512_set1_epi16(ratio));
     let mut scaled = _mm512_mulhrs_epi16(wide, ratio);
     if REST {

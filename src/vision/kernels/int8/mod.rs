@@ -19,8 +19,6 @@
 mod body;
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -30,9 +28,6 @@ mod neon;
 mod tests;
 
 use super::Simd;
-
-/// Name of the products on AMX's tiles.
-pub(super) const AMX: &str = "AMX";
 
 /// How an instruction set stores quantised numbers.
 ///
@@ -246,11 +241,10 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
     let mut found: Vec<&'static dyn Int8Kernel> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
-        let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-        if avx512 && is_x86_feature_detected!("avx512bf16") && crate::kernels::tiles::permitted() {
-            found.push(&amx::AmxKernel);
-        }
-        if avx512 && is_x86_feature_detected!("avx512vnni") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+        {
             found.push(&avx512::VnniKernel);
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {

@@ -1,0 +1,335 @@
+//! Attention in bfloat16 on AMX's tiles, with scores, softmax and sums in f32.
+//!
+//! The online softmax of FlashAttention (arXiv 2205.14135) over chunks of keys. Scores are keys by queries and the result is
+//! features by queries, so that a vector is one row and many queries. A head's keys and values are packed once as left operands,
+//! tiles of 16 rows by 32 columns: keys as `[key][feature]`, values as `[feature][key]`, with a row of ones behind the last
+//! feature, whose products are the sums that softmax divides by. Queries and probabilities are right operands.
+//!
+//! The tile unit computes a chunk's scores while the vector unit makes probabilities of those before.
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Bf16Kernel`'s
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{AttentionHead, HeadFeatures};
+use crate::kernels::bf16::{exp2, interleaved, transposed};
+use crate::kernels::bf16_tiles::{RightVector, STEP, TOKENS};
+use crate::kernels::tiles::{configure, release, TILE};
+
+/// Queries at a time: two tiles.
+const QUERIES: usize = 2 * TILE;
+/// Keys at a time; a multiple of 32.
+const CHUNK: usize = 128;
+/// Features of a head at most; a multiple of 32.
+pub(super) const MOST_FEATURES: usize = 128;
+/// Numbers that a tile of bfloat16 takes.
+const TILE_LEN: usize = TILE * STEP;
+/// Below this 2^x would not show beside the largest, 1; and subnormal numbers are slow.
+const LEAST_EXPONENT: f32 = -80.0;
+
+/// What is at hand while one block of queries is worked on.
+#[repr(C, align(64))]
+struct Work {
+    q: [u16; MOST_FEATURES * QUERIES],
+    /// Of a chunk, and of the one before.
+    scores: [[f32; CHUNK * QUERIES]; 2],
+    p: [u16; CHUNK * QUERIES],
+    out: [f32; (MOST_FEATURES + STEP) * QUERIES],
+}
+
+/// `c[32, 32] (+)= a[32, 32·steps] · b[32·steps, 32]`: two tiles by two. A step is `a_step` bytes from the next in `a`, whose
+/// second row of tiles is `a_low` bytes behind the first; rows of `c` and of `b` are 128 bytes.
+#[inline(always)]
+unsafe fn product(a: *const u16, a_low: usize, a_step: usize, b: *const u16, steps: usize, c: *mut f32, load: bool) {
+    if load {
+        asm!(
+            "tileloadd tmm0, [{c} + {row}]",
+            "tileloadd tmm1, [{c} + {row} + 64]",
+            "tileloadd tmm2, [{c} + {row} + 2048]",
+            "tileloadd tmm3, [{c} + {row} + 2112]",
+            c = in(reg) c, row = in(reg) QUERIES * 4,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nostack, readonly),
+        );
+    } else {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nostack, nomem),
+        );
+    }
+    asm!(
+        "2:",
+        "tileloadd tmm6, [{b} + {row}]",
+        "tileloadd tmm4, [{a} + {a_row}]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm7, [{b} + {row} + 64]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm5, [{low} + {a_row}]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "add {a}, {a_step}",
+        "add {low}, {a_step}",
+        "add {b}, 2048",
+        "dec {steps}",
+        "jnz 2b",
+        "tilestored [{c} + {row}], tmm0",
+        "tilestored [{c} + {row} + 64], tmm1",
+        "tilestored [{c} + {row} + 2048], tmm2",
+        "tilestored [{c} + {row} + 2112], tmm3",
+        a = inout(reg) a => _,
+        low = inout(reg) a.byte_add(a_low) => _,
+        a_step = in(reg) a_step,
+        a_row = in(reg) 64usize,
+        b = inout(reg) b => _,
+        row = in(reg) QUERIES * 4,
+        c = in(reg) c,
+        steps = inout(reg) steps => _,
+        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+        options(nostack),
+    );
+}
+
+/// Where the packed parts of a head lie, in numbers of bfloat16.
+struct Layout {
+    /// Features of keys, rounded up to steps.
+    features: usize,
+    /// Rows of values, the ones among them, rounded up to pairs of tiles.
+    rows: usize,
+    /// Keys, rounded up.
+    keys: usize,
+}
+
+impl Layout {
+    fn new(head: usize, keys: usize) -> Layout {
+        let rows = (head + 1).next_multiple_of(2 * TILE);
+        Layout { features: head.next_multiple_of(STEP), rows, keys: keys.next_multiple_of(STEP) }
+    }
+
+    /// The tile of keys from `key` on, with the features from `feature` on.
+    fn key(&self, key: usize, feature: usize) -> usize {
+        (key / TILE * (self.features / STEP) + feature / STEP) * TILE_LEN
+    }
+
+    /// The tile of values of the features from `feature` on, with the keys from `key` on.
+    fn value(&self, key: usize, feature: usize) -> usize {
+        self.features * self.keys + (key / STEP * (self.rows / TILE) + feature / TILE) * TILE_LEN
+    }
+
+    /// Behind them.
+    fn work(&self) -> usize {
+        (self.features + self.rows) * self.keys
+    }
+}
+
+/// Floats of memory that a head takes.
+pub(super) fn scratch_floats(head: usize, keys: usize) -> usize {
+    Layout::new(head, keys).work() / 2 + size_of::<Work>() / 4
+}
+
+/// Two features, from an even one on, of vector `vector`, in turns; zero beyond the head's last feature.
+#[inline(always)]
+unsafe fn pair(t: &AttentionHead, of: &HeadFeatures, feature: usize, vector: usize) -> __m512i {
+    if feature >= t.head {
+        return _mm512_setzero_si512();
+    }
+    let vectors = of.operand.add(vector * of.features.next_multiple_of(STEP) * TOKENS);
+    _mm512_loadu_si512(vectors.add((of.feature + feature) * TOKENS).cast())
+}
+
+/// The first (0) or second (1) number of every pair of two vectors.
+static HALVES: [[u16; 32]; 2] = {
+    let mut order = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 32 {
+        order[0][i] = 2 * i as u16;
+        order[1][i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    order
+};
+
+/// See [`super::Bf16Kernel::pack_head`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+pub(super) unsafe fn pack(t: &AttentionHead, memory: *mut f32) {
+    let (layout, packed) = (Layout::new(t.head, t.keys), memory.cast::<u16>());
+    let vectors = t.keys.div_ceil(TOKENS);
+    for vector in 0..layout.keys / TILE {
+        for feature in (0..layout.features).step_by(STEP) {
+            let mut pairs = [_mm512_setzero_si512(); TILE];
+            for (i, v) in pairs.iter_mut().enumerate() {
+                // What is no key is not looked at.
+                *v = pair(t, &t.k, feature + 2 * i, vector.min(vectors - 1));
+            }
+            let tile = packed.add(layout.key(vector * TILE, feature));
+            for (i, row) in transposed(pairs).into_iter().enumerate() {
+                _mm512_store_si512(tile.add(i * STEP).cast(), row);
+            }
+        }
+    }
+    let (even, odd) = (_mm512_loadu_si512(HALVES[0].as_ptr().cast()), _mm512_loadu_si512(HALVES[1].as_ptr().cast()));
+    for key in (0..layout.keys).step_by(STEP) {
+        let left = t.keys - key;
+        // Values beyond the last key must be zero.
+        let mask = if left < STEP { (1 << left) - 1 } else { u32::MAX };
+        let (first, second) = (key / TOKENS, (key / TOKENS + 1).min(vectors - 1));
+        let row = |feature: usize| packed.add(layout.value(key, feature) + feature % TILE * STEP).cast();
+        for feature in (0..t.head).step_by(2) {
+            let (a, b) = (pair(t, &t.v, feature, first), pair(t, &t.v, feature, second));
+            _mm512_store_si512(row(feature), _mm512_maskz_permutex2var_epi16(mask, a, even, b));
+            _mm512_store_si512(row(feature + 1), _mm512_maskz_permutex2var_epi16(mask, a, odd, b));
+        }
+        const ONE: i16 = 0x3f80;
+        _mm512_store_si512(row(t.head), _mm512_maskz_set1_epi16(mask, ONE));
+        for feature in t.head + 1..layout.rows {
+            _mm512_store_si512(row(feature), _mm512_setzero_si512());
+        }
+    }
+}
+
+/// See [`super::Bf16Kernel::attend`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+pub(super) unsafe fn attend(t: &AttentionHead, vectors: Range<usize>, memory: *mut f32) {
+    let layout = Layout::new(t.head, t.keys);
+    let packed = memory.cast::<u16>();
+    let work = &mut *packed.add(layout.work()).cast::<Work>();
+    configure();
+    for vector in vectors.clone().step_by(QUERIES / TILE) {
+        queries(t, &layout, packed, vector, (vectors.end - vector).min(QUERIES / TILE), work);
+    }
+    release();
+}
+
+/// What softmax knows of a block of queries.
+struct Softmax {
+    /// Scores come out as exponents of 2.
+    scale: __m512,
+    highest: [__m512; 2],
+    /// The same, scaled.
+    shift: [__m512; 2],
+}
+
+/// Up to two vectors of queries.
+#[inline(always)]
+unsafe fn queries(
+    t: &AttentionHead,
+    layout: &Layout,
+    packed: *const u16,
+    vector: usize,
+    count: usize,
+    work: &mut Work,
+) {
+    for feature in (0..layout.features).step_by(2) {
+        for n in 0..2 {
+            let v = pair(t, &t.q, feature, vector + n.min(count - 1));
+            _mm512_store_si512(work.q.as_mut_ptr().add(feature * QUERIES + n * STEP).cast(), v);
+        }
+    }
+    let scale = _mm512_set1_ps(t.scale * std::f32::consts::LOG2_E);
+    let mut softmax = Softmax { scale, highest: [_mm512_set1_ps(f32::MIN); 2], shift: [_mm512_setzero_ps(); 2] };
+    let chunks = t.keys.div_ceil(CHUNK);
+    let keys_of = |chunk: usize| CHUNK.min(t.keys - chunk * CHUNK);
+    for chunk in 0..=chunks {
+        let [new, old] = [chunk % 2, 1 - chunk % 2];
+        for key in (0..CHUNK).step_by(QUERIES) {
+            if chunk < chunks && key < keys_of(chunk) {
+                let a = packed.add(layout.key(chunk * CHUNK + key, 0));
+                let c = work.scores[new].as_mut_ptr().add(key * QUERIES);
+                let steps = layout.features / STEP;
+                product(a, steps * TILE_LEN * 2, TILE_LEN * 2, work.q.as_ptr(), steps, c, false);
+            }
+            if chunk > 0 && key < keys_of(chunk - 1) {
+                let keys = key..(key + QUERIES).min(keys_of(chunk - 1));
+                probabilities(&softmax, &work.scores[old], keys, &mut work.p);
+            }
+        }
+        if chunk > 0 {
+            let steps = keys_of(chunk - 1).div_ceil(STEP);
+            for feature in (0..layout.rows).step_by(2 * TILE) {
+                let a = packed.add(layout.value((chunk - 1) * CHUNK, feature));
+                let c = work.out.as_mut_ptr().add(feature * QUERIES);
+                let step = layout.rows / TILE * TILE_LEN * 2;
+                product(a, TILE_LEN * 2, step, work.p.as_ptr(), steps, c, chunk > 1);
+            }
+        }
+        if chunk < chunks {
+            let fade = raise(&mut softmax, &work.scores[new][..keys_of(chunk) * QUERIES]);
+            let one = _mm512_set1_ps(1.0);
+            let fades = fade.map(|f| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(f, one) != 0);
+            if chunk > 0 && (fades[0] || fades[1]) {
+                for r in 0..layout.rows {
+                    for (n, fade) in fade.into_iter().enumerate() {
+                        let p = work.out.as_mut_ptr().add(r * QUERIES + n * TILE);
+                        _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), fade));
+                    }
+                }
+            }
+        }
+    }
+    for n in 0..count {
+        let row = |r: usize| work.out.as_ptr().wrapping_add(r * QUERIES + n * TILE);
+        let inverse = _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_load_ps(row(t.head)));
+        let out = RightVector::new(t.out, t.out_features.div_ceil(STEP), vector + n);
+        for r in (0..t.head).step_by(2) {
+            let [a, b] = [_mm512_load_ps(row(r)), _mm512_load_ps(row(r + 1))];
+            out.set(t.out_feature + r, _mm512_mul_ps(a, inverse), _mm512_mul_ps(b, inverse));
+        }
+        if t.out_feature + t.head == t.out_features {
+            for f in (t.out_features..t.out_features.next_multiple_of(STEP)).step_by(2) {
+                out.set(f, _mm512_setzero_ps(), _mm512_setzero_ps());
+            }
+        }
+    }
+}
+
+/// Takes a chunk's scores into account, and tells what to multiply by what was summed so far.
+#[inline(always)]
+unsafe fn raise(softmax: &mut Softmax, scores: &[f32]) -> [__m512; 2] {
+    let mut fade = [_mm512_setzero_ps(); 2];
+    for n in 0..2 {
+        let score = |key: usize| _mm512_load_ps(scores.as_ptr().wrapping_add(key * QUERIES + n * TILE));
+        let keys = scores.len() / QUERIES;
+        let mut peaks = [softmax.highest[n], score(keys - 1), score(keys - 1), score(keys - 1)];
+        for key in (0..keys / 4 * 4).step_by(4) {
+            for (i, peak) in peaks.iter_mut().enumerate() {
+                *peak = _mm512_max_ps(score(key + i), *peak);
+            }
+        }
+        for key in keys / 4 * 4..keys {
+            peaks[0] = _mm512_max_ps(score(key), peaks[0]);
+        }
+        let peak = _mm512_max_ps(_mm512_max_ps(peaks[0], peaks[1]), _mm512_max_ps(peaks[2], peaks[3]));
+        let rise = _mm512_mul_ps(_mm512_sub_ps(softmax.highest[n], peak), softmax.scale);
+        fade[n] = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), rise));
+        // An exact 1 where nothing rose: the polynomial is not.
+        let same = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(softmax.highest[n], peak);
+        fade[n] = _mm512_mask_mov_ps(fade[n], same, _mm512_set1_ps(1.0));
+        softmax.highest[n] = peak;
+        softmax.shift[n] = _mm512_mul_ps(peak, softmax.scale);
+    }
+    fade
+}
+
+/// The probabilities, not yet divided, of some keys of a chunk; zeros up to a whole step. Scores that are no numbers stay so.
+#[inline(always)]
+unsafe fn probabilities(
+    s: &Softmax,
+    scores: &[f32; CHUNK * QUERIES],
+    keys: Range<usize>,
+    p: &mut [u16; CHUNK * QUERIES],
+) {
+    for key in (keys.start..keys.start + STEP).step_by(2) {
+        for n in 0..2 {
+            let mut pair = [_mm512_setzero_ps(); 2];
+            for (i, v) in pair.iter_mut().enumerate().take(keys.end.saturating_sub(key)) {
+                let score = _mm512_load_ps(scores.as_ptr().add((key + i) * QUERIES + n * TILE));
+                let exponent = _mm512_fmsub_ps(score, s.scale, s.shift[n]);
+                *v = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), exponent));
+            }
+            let out = p.as_mut_ptr().add(key * QUERIES + n * STEP);
+            _mm512_store_si512(out.cast(), interleaved(pair[0], pair[1]));
+        }
+    }
+}
