@@ -49,7 +49,6 @@ pub mod gguf;
 pub mod grounding;
 pub mod image;
 #[cfg(target_arch = "x86_64")]
-#[allow(dead_code)] // until both halves multiply with it
 mod kernels;
 pub mod log;
 mod memory;

@@ -192,7 +192,7 @@ pub fn tasks(pair: &Pair, selection: &Selection) -> Vec<Task> {
                     ("read", "reading memory", Unit::BytesPerSecond),
                     ("f32", "multiplying f32", Unit::OperationsPerSecond),
                     ("int8", "multiplying int8", Unit::OperationsPerSecond),
-                    ("int8_tiles", "multiplying int8 in tiles (AMX)", Unit::OperationsPerSecond),
+                    ("bf16_tiles", "multiplying bfloat16 in tiles (AMX)", Unit::OperationsPerSecond),
                 ];
                 let rows = rows.map(|(figure, title, unit)| Row::new(&format!("peak_{figure}"), title, figure, unit));
                 all.push(task(Request::Peaks, rows.into(), vec!["machine".to_owned()]));

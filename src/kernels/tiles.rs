@@ -41,14 +41,14 @@ pub(crate) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Whether the processor has AMX for int8 and bfloat16 and the system lets this process use it. Asks the system for it: the tile
+/// Whether the processor has AMX for bfloat16 and the system lets this process use it. Asks the system for it: the tile
 /// registers make signal frames larger, so Linux wants to be asked, and refuses where an alternate signal stack is too small.
 #[cfg(target_os = "linux")]
 pub(crate) fn permitted() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
     use std::sync::OnceLock;
 
-    const TILE_INT8_BF16: u32 = 1 << 24 | 1 << 25 | 1 << 22;
+    const TILE_BF16: u32 = 1 << 24 | 1 << 22;
     const OSXSAVE: u32 = 1 << 27;
     const TILE_STATE: u64 = 0b11 << 17;
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -61,10 +61,7 @@ pub(crate) fn permitted() -> bool {
     }
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     *PERMITTED.get_or_init(|| {
-        if __cpuid(0).eax < 7
-            || __cpuid_count(7, 0).edx & TILE_INT8_BF16 != TILE_INT8_BF16
-            || __cpuid(1).ecx & OSXSAVE == 0
-        {
+        if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILE_BF16 != TILE_BF16 || __cpuid(1).ecx & OSXSAVE == 0 {
             return false;
         }
         // SAFETY: OSXSAVE is set; the system call takes two numbers and touches no memory of ours.

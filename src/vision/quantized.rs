@@ -164,7 +164,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(kernel: &dyn Int8Kernel, inputs: usize, rows: usize) -> Scratch {
-        let (groups, rows) = (inputs.div_ceil(kernel.group()), rows.next_multiple_of(kernel.row_step()));
+        let groups = inputs.div_ceil(kernel.group());
         let weights = groups * kernel.group() * kernel.value_bytes() / 4 * rows;
         // Cache lines stay whole.
         Scratch { groups, weights, scales: (groups * rows).next_multiple_of(16) }
@@ -248,7 +248,7 @@ struct Block<'a> {
 /// Weights of a block, packed.
 struct Packed<'a> {
     groups: usize,
-    padded_rows: usize,
+    rows: usize,
     weights: &'a [f32],
     scales: &'a [f32],
     rest: &'a [f32],
@@ -283,8 +283,7 @@ impl Block<'_> {
                 rest_scales: rest_scales.as_mut_ptr(),
             });
         }
-        let padded_rows = self.rows.next_multiple_of(self.kernel.row_step());
-        Packed { groups: layout.groups, padded_rows, weights, scales, rest, rest_scales, part: part.as_mut_ptr() }
+        Packed { groups: layout.groups, rows: self.rows, weights, scales, rest, rest_scales, part: part.as_mut_ptr() }
     }
 
     /// Rows `row..row + rows` of the block, for panel `p`.
@@ -297,7 +296,7 @@ impl Block<'_> {
         unsafe {
             self.kernel.multiply(&Int8Tile {
                 rows,
-                padded_rows: packed.padded_rows,
+                packed_rows: packed.rows,
                 groups: packed.groups,
                 w: packed.weights.as_ptr().add(row * row_floats).cast(),
                 w_scales: packed.scales.as_ptr().add(row),

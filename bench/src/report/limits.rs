@@ -6,7 +6,7 @@ use crate::tasks::{Unit, OURS};
 /// The peaks that a phase is held against, the fastest first. llama.cpp's prefill uses no tiles on k-quants that are not
 /// repacked.
 const MULTIPLIERS: [(&str, &str); 3] =
-    [("peak_int8_tiles", "int8 in tiles"), ("peak_int8", "int8"), ("peak_f32", "f32")];
+    [("peak_bf16_tiles", "bfloat16 in tiles"), ("peak_int8", "int8"), ("peak_f32", "f32")];
 const MEMORY: &str = "peak_read";
 
 /// One phase's speed, and the part of a peak that it is.

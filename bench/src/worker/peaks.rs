@@ -84,7 +84,7 @@ fn multiplications() -> Vec<(&'static str, Multiply)> {
     #[cfg(target_os = "linux")]
     if x86::tiles_permitted() {
         // SAFETY: the processor has the instructions and the system lets this process use them.
-        all.push(("int8_tiles", |rounds| unsafe { x86::int8_tiles(rounds) }));
+        all.push(("bf16_tiles", |rounds| unsafe { x86::bf16_tiles(rounds) }));
     }
     all
 }
@@ -136,13 +136,13 @@ mod x86 {
         64.0
     );
 
-    /// Whether the processor has tile registers for int8, and Linux lets this process use them once it has asked.
+    /// Whether the processor has tile registers for bfloat16, and Linux lets this process use them once it has asked.
     #[cfg(target_os = "linux")]
     pub fn tiles_permitted() -> bool {
-        const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
+        const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
         const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
         const TILE_DATA: libc::c_long = 18;
-        if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8 {
+        if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16 {
             return false;
         }
         // SAFETY: takes two numbers and touches no memory of ours. It fails where the system does not save such registers.
@@ -152,7 +152,7 @@ mod x86 {
     /// # Safety
     /// `tiles_permitted` must have said so.
     #[cfg(target_os = "linux")]
-    pub unsafe fn int8_tiles(rounds: u64) -> f64 {
+    pub unsafe fn bf16_tiles(rounds: u64) -> f64 {
         // Palette 1; eight tiles of 16 rows of 64 bytes.
         #[repr(align(64))]
         struct Shapes([u8; 64]);
@@ -169,8 +169,8 @@ mod x86 {
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
                 "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
                 "2:",
-                "tdpbssd tmm0, tmm4, tmm6", "tdpbssd tmm1, tmm4, tmm7",
-                "tdpbssd tmm2, tmm5, tmm6", "tdpbssd tmm3, tmm5, tmm7",
+                "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
                 "dec {rounds}",
                 "jnz 2b",
                 "tilerelease",
@@ -179,7 +179,7 @@ mod x86 {
                 options(nostack),
             );
         }
-        rounds.max(1) as f64 * 4.0 * (2 * 16 * 16 * 64) as f64
+        rounds.max(1) as f64 * 4.0 * (2 * 16 * 16 * 32) as f64
     }
 }
 

@@ -16,6 +16,8 @@ use crate::kernels::tiles::TILE;
 
 /// Vectors in a full panel.
 const VECTORS: usize = Avx512::VECTORS;
+/// Rows of weights that are asked for before they are packed: what is wanted of a row is too short for the processor to guess.
+const AHEAD: usize = 3;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 unsafe fn pack_weights(b: &PackWeights) {
@@ -28,6 +30,7 @@ unsafe fn pack_weights(b: &PackWeights) {
                 // A block of weights is a step.
                 for step in 0..steps {
                     let src = src.add((b.column / STEP + step) * Q8_0_BYTES);
+                    _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(AHEAD * b.row_bytes).cast());
                     let scale = _mm512_cvtph_ps(_mm256_set1_epi16(read_u16(src) as i16));
                     let half = |i: usize| _mm512_mul_ps(scale, Avx512::load_i8(src.add(2 + i)));
                     row.set(step, half(0), half(TILE));
@@ -38,6 +41,7 @@ unsafe fn pack_weights(b: &PackWeights) {
                     let left = b.columns - step * STEP;
                     let mask = if left < STEP { (1 << left) - 1 } else { u32::MAX };
                     let src = src.add((b.column + step * STEP) * 2);
+                    _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(AHEAD * b.row_bytes).cast());
                     row.set_bf16(step, _mm512_maskz_loadu_epi16(mask, src.cast()));
                 }
             }

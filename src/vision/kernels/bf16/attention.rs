@@ -288,7 +288,7 @@ unsafe fn queries(
 #[inline(always)]
 unsafe fn raise(softmax: &mut Softmax, scores: &[f32]) -> [__m512; 2] {
     let mut fade = [_mm512_setzero_ps(); 2];
-    for n in 0..2 {
+    for (n, fade) in fade.iter_mut().enumerate() {
         let score = |key: usize| _mm512_load_ps(scores.as_ptr().wrapping_add(key * QUERIES + n * TILE));
         let keys = scores.len() / QUERIES;
         let mut peaks = [softmax.highest[n], score(keys - 1), score(keys - 1), score(keys - 1)];
@@ -302,10 +302,10 @@ unsafe fn raise(softmax: &mut Softmax, scores: &[f32]) -> [__m512; 2] {
         }
         let peak = _mm512_max_ps(_mm512_max_ps(peaks[0], peaks[1]), _mm512_max_ps(peaks[2], peaks[3]));
         let rise = _mm512_mul_ps(_mm512_sub_ps(softmax.highest[n], peak), softmax.scale);
-        fade[n] = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), rise));
+        *fade = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), rise));
         // An exact 1 where nothing rose: the polynomial is not.
         let same = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(softmax.highest[n], peak);
-        fade[n] = _mm512_mask_mov_ps(fade[n], same, _mm512_set1_ps(1.0));
+        *fade = _mm512_mask_mov_ps(*fade, same, _mm512_set1_ps(1.0));
         softmax.highest[n] = peak;
         softmax.shift[n] = _mm512_mul_ps(peak, softmax.scale);
     }

@@ -138,5 +138,5 @@ impl Dot for Pairs {
     }
 }
 
-int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", rows 1, 6, 192, body::multiply::<AvxVnni>, "avx2,fma,avxvnni");
-int8_kernel!(PairsKernel, Pairs, "AVX2", rows 1, 4, 192, body::multiply::<Pairs>, "avx2,fma");
+int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", rows 6, 192, "avx2,fma,avxvnni");
+int8_kernel!(PairsKernel, Pairs, "AVX2", rows 4, 192, "avx2,fma");

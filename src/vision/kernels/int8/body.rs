@@ -13,7 +13,7 @@ pub(super) const fn part_bytes<Q: Quants>() -> usize {
 
 /// The products of a group in two parts that are summed.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Part {
+enum Part {
     /// The first part of both.
     Both,
     /// The activations' second part with the weights' first.
@@ -23,18 +23,18 @@ pub(super) enum Part {
 }
 
 /// All of them, the largest first.
-pub(super) const PARTS: [Part; 3] = [Part::Both, Part::RestOfX, Part::RestOfW];
+const PARTS: [Part; 3] = [Part::Both, Part::RestOfX, Part::RestOfW];
 
 /// What is multiplied for one part of a group.
-pub(super) struct Operands {
-    pub x: *const u8,
-    pub w: *const u8,
-    pub w_scales: *const f32,
+struct Operands {
+    x: *const u8,
+    w: *const u8,
+    w_scales: *const f32,
 }
 
 /// The operands of a part of group `g`, unless the group is in one part.
 #[inline(always)]
-pub(super) unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> Option<Operands> {
+unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> Option<Operands> {
     let width = t.vectors * Q::S::LANES;
     let bytes = part_bytes::<Q>() * width;
     let (first, second) = (t.x.add(2 * g * bytes), t.x.add((2 * g + 1) * bytes));
@@ -44,8 +44,8 @@ pub(super) unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> 
     let (w, w_scales) = if part == Part::RestOfW { (t.rest, t.rest_scales) } else { (t.w, t.w_scales) };
     Some(Operands {
         x: if part == Part::RestOfX { second } else { first },
-        w: w.add(g * t.padded_rows * Q::GROUP * Q::VALUE_BYTES),
-        w_scales: w_scales.add(g * t.padded_rows),
+        w: w.add(g * t.packed_rows * Q::GROUP * Q::VALUE_BYTES),
+        w_scales: w_scales.add(g * t.packed_rows),
     })
 }
 
@@ -133,14 +133,13 @@ pub(super) const MOST_BLOCKS: usize = 8;
 
 /// See [`super::Int8Kernel::pack`]. A scale that is not finite makes the group's scale NaN.
 #[inline(always)]
-pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock, row_step: usize) {
-    let padded_rows = b.rows.next_multiple_of(row_step);
+pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
     let row_bytes = Q::GROUP * Q::VALUE_BYTES;
-    for r in 0..padded_rows {
+    for r in 0..b.rows {
         // A row at a time, as it lies in the file.
         for (g, column) in (0..b.columns).step_by(Q::GROUP).enumerate() {
             let src = b.data.wrapping_add(r * b.row_bytes + column / Q8_0_VALUES * Q8_0_BYTES);
-            let blocks = if r < b.rows { (b.columns - column).min(Q::GROUP) / Q8_0_VALUES } else { 0 };
+            let blocks = (b.columns - column).min(Q::GROUP) / Q8_0_VALUES;
             let mut factors = [0f32; MOST_BLOCKS];
             let (mut scale, mut poison) = (0f32, 0f32);
             for (i, d) in factors.iter_mut().enumerate().take(blocks) {
@@ -149,7 +148,7 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock, row_step: usize) {
                 poison += *d * 0.0;
             }
             let inverse = if scale > 0.0 { 32767.0 / scale } else { 0.0 };
-            let (row, split) = (g * padded_rows + r, *b.split.add(g));
+            let (row, split) = (g * b.rows + r, *b.split.add(g));
             // Beyond the last column activations are zero, but memory must be what the correction takes it for.
             let nothing = [0u8; Q8_0_VALUES];
             for (i, d) in factors.into_iter().enumerate().take(Q::GROUP / Q8_0_VALUES) {

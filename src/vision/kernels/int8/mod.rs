@@ -100,9 +100,9 @@ pub(crate) struct PackBlock {
     pub rows: usize,
     /// Columns there are; a multiple of 32.
     pub columns: usize,
-    /// For every group of columns `padded_rows` rows of a group's weights; see [`Int8Kernel::row_step`].
+    /// For every group of columns the rows' weights.
     pub out: *mut u8,
-    /// `padded_rows` scales a group.
+    /// One scale a row and group.
     pub scales: *mut f32,
     /// Of which groups the second part is wanted, too: one flag a group.
     pub split: *const bool,
@@ -114,10 +114,10 @@ pub(crate) struct PackBlock {
 
 /// `c[rows, tokens] = w[rows, depth] · x[depth, tokens] (+ c) (+ bias)` on one panel.
 pub(crate) struct Int8Tile {
-    /// Rows wanted, from a multiple of [`Int8Kernel::row_step`] on.
+    /// Rows wanted.
     pub rows: usize,
     /// Rows that the packed weights have in a group.
-    pub padded_rows: usize,
+    pub packed_rows: usize,
     /// Groups in the depth.
     pub groups: usize,
     /// The first group's first row wanted.
@@ -157,8 +157,6 @@ pub(crate) trait Int8Kernel: Sync {
     fn value_bytes(&self) -> usize;
     /// Bytes that a token takes in a quantised group.
     fn token_bytes(&self) -> usize;
-    /// Rows are packed in multiples of this, and calls of `multiply` begin at one.
-    fn row_step(&self) -> usize;
     /// Rows in a register tile: row counts that are a multiple of it are fastest.
     fn row_group(&self) -> usize;
     /// Rows that one call of `multiply` should have at most, so that their part of the result stays in the L1 cache.
@@ -171,9 +169,9 @@ pub(crate) trait Int8Kernel: Sync {
     unsafe fn multiply(&self, tile: &Int8Tile);
 }
 
-/// Compiles [`body`] for `$quants` with the given target features as `$kernel`; `$multiply` is its product.
+/// Compiles [`body`] for `$quants` with the given target features as `$kernel`.
 macro_rules! int8_kernel {
-    ($kernel:ident, $quants:ty, $name:expr, rows $step:expr, $group:expr, $block:expr, $multiply:path $(, $features:literal)?) => {
+    ($kernel:ident, $quants:ty, $name:expr, rows $group:expr, $block:expr $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
@@ -200,9 +198,6 @@ macro_rules! int8_kernel {
             fn token_bytes(&self) -> usize {
                 2 * body::part_bytes::<$quants>()
             }
-            fn row_step(&self) -> usize {
-                $step
-            }
             fn row_group(&self) -> usize {
                 $group
             }
@@ -219,14 +214,14 @@ macro_rules! int8_kernel {
             unsafe fn pack(&self, block: &PackBlock) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(block: &PackBlock) {
-                    unsafe { body::pack::<$quants>(block, $step) }
+                    unsafe { body::pack::<$quants>(block) }
                 }
                 unsafe { f(block) }
             }
             unsafe fn multiply(&self, tile: &Int8Tile) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(tile: &Int8Tile) {
-                    unsafe { $multiply(tile) }
+                    unsafe { body::multiply::<$quants>(tile) }
                 }
                 unsafe { f(tile) }
             }

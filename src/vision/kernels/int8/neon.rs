@@ -76,4 +76,4 @@ impl Dot for Dotprod {
     }
 }
 
-int8_kernel!(DotprodKernel, Dotprod, "NEON dotprod", rows 1, 4, 96, body::multiply::<Dotprod>, "neon,dotprod");
+int8_kernel!(DotprodKernel, Dotprod, "NEON dotprod", rows 4, 96, "neon,dotprod");

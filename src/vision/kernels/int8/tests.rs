@@ -97,10 +97,9 @@ fn product(
     c: &mut [f32],
 ) {
     let groups = w.inputs.div_ceil(kernel.group());
-    let padded_rows = rows.next_multiple_of(kernel.row_step());
     // Floats, for their alignment.
-    let mut packed = vec![7f32; groups * padded_rows * kernel.group() * kernel.value_bytes() / 4];
-    let mut scales = vec![7f32; groups * padded_rows];
+    let mut packed = vec![7f32; groups * rows * kernel.group() * kernel.value_bytes() / 4];
+    let mut scales = vec![7f32; groups * rows];
     let (mut rest, mut rest_scales, split) = (packed.clone(), scales.clone(), vec![true; groups]);
     let mut quantized = vec![7f32; groups * tokens * kernel.token_bytes() / 4];
     // SAFETY: the vectors have the documented lengths.
@@ -133,7 +132,7 @@ fn product(
         }
         kernel.multiply(&Int8Tile {
             rows,
-            padded_rows,
+            packed_rows: rows,
             groups,
             w: packed.as_ptr().cast(),
             w_scales: scales.as_ptr(),
