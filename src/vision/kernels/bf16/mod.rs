@@ -4,6 +4,7 @@
 //! How operands are laid out is the instruction set's own affair: weights are its *left* operand, packed for a block of rows;
 //! activations its *right* one, vectors of tokens one behind the other. Results are f32 in the token panels of [`super`], or the
 //! right operand of what comes next.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only x86 has kernels of ours
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
