@@ -886,7 +886,8 @@ tgv_status tgv_model_get_cache_size(const struct tgv_model *model, size_t *out_c
  * @param path       UTF-8
  * @param out_image  the new image, to be freed with tgv_image_free; untouched on failure
  *
- * Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_IMAGE, _IMAGE_TOO_LARGE, _INVALID_ARGUMENT, _INVALID_UTF8.
+ * Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_IMAGE (also for formats left out of the build), _IMAGE_TOO_LARGE,
+ * _INVALID_ARGUMENT, _INVALID_UTF8.
  *
  * Thread-safety: any thread.
  */
@@ -1271,7 +1272,7 @@ tgv_status tgv_boxes_get(const struct tgv_boxes *boxes, size_t index, struct tgv
  * @param image  the picture, as passed to tgv_boxes_create or of the same size
  * @param path   UTF-8; an existing file is replaced
  *
- * Errors: TGV_ERROR_IO, _OUT_OF_MEMORY, _INVALID_ARGUMENT, _INVALID_UTF8.
+ * Errors: TGV_ERROR_IO, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also in a build without PNG), _INVALID_UTF8.
  *
  * Thread-safety: any thread.
  */

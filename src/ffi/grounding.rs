@@ -135,7 +135,7 @@ pub unsafe extern "C" fn tgv_boxes_get(boxes: *const tgv_boxes, index: usize, ou
 /// @param image  the picture, as passed to tgv_boxes_create or of the same size
 /// @param path   UTF-8; an existing file is replaced
 ///
-/// Errors: TGV_ERROR_IO, _OUT_OF_MEMORY, _INVALID_ARGUMENT, _INVALID_UTF8.
+/// Errors: TGV_ERROR_IO, _OUT_OF_MEMORY, _INVALID_ARGUMENT (also in a build without PNG), _INVALID_UTF8.
 ///
 /// Thread-safety: any thread.
 #[no_mangle]

@@ -42,7 +42,8 @@ unsafe fn give(image: Result<Image>, out_image: *mut *mut tgv_image) -> Result<(
 /// @param path       UTF-8
 /// @param out_image  the new image, to be freed with tgv_image_free; untouched on failure
 ///
-/// Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_IMAGE, _IMAGE_TOO_LARGE, _INVALID_ARGUMENT, _INVALID_UTF8.
+/// Errors: TGV_ERROR_FILE_NOT_FOUND, _IO, _BAD_IMAGE (also for formats left out of the build), _IMAGE_TOO_LARGE,
+/// _INVALID_ARGUMENT, _INVALID_UTF8.
 ///
 /// Thread-safety: any thread.
 #[no_mangle]

@@ -48,7 +48,7 @@ pub(super) fn compute(pool: &ThreadPool, dst: &Tensor) -> bool {
 
 #[inline(always)]
 unsafe fn vector<S: Simd>(x: S::V) -> S::V {
-    const SCALE: f32 = 1.595_769_1; // 2√(2/π)
+    const SCALE: f32 = 1.595_769; // 2√(2/π)
     let square = S::mul(x, x);
     let z = S::mul(x, S::fma(square, S::splat(0.044_715 * SCALE), S::splat(SCALE)));
     let zero = S::splat(0.0);
