@@ -203,6 +203,8 @@ impl Program {
                 command.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
                 // One thread runs at a time, and without this the others hardly ever get their turn.
                 command.arg("--fair-sched=try");
+                // A child that a signal ends on purpose is no complaint.
+                command.arg("--child-silent-after-fork=yes");
                 command.arg(format!("--error-exitcode={FOUND}")).arg(&self.path);
                 command.env("TGV_TEST_ROUNDS_DIVISOR", VALGRIND_ROUNDS_DIVISOR);
                 command
