@@ -39,8 +39,8 @@ pub const TGV_PROFILE_MAPPED: i32 = 0;
 /// Q6_K and floating-point weights) this is the same as TGV_PROFILE_MAPPED.
 pub const TGV_PROFILE_FAST: i32 = 1;
 
-/// Images are encoded as exactly as the weights deserve: those of 8-bit weights with activations rounded to 8 bits too, which
-/// is several times faster.
+/// Images are encoded as exactly as the weights deserve: with 8-bit weights, activations are rounded to 8 bits too, or, on
+/// processors with AMX, to bfloat16, and so with BF16 weights there. That is several times faster.
 pub const TGV_PRECISION_AUTO: i32 = 0;
 /// Images are encoded in single precision whatever the weights are.
 pub const TGV_PRECISION_EXACT: i32 = 1;

@@ -3,8 +3,7 @@
 use super::{show, table, Report};
 use crate::tasks::{Unit, OURS};
 
-/// The peaks that a phase is held against, the fastest first. llama.cpp's prefill uses no tiles on k-quants that are not
-/// repacked.
+/// The peaks that a phase is held against, the fastest first.
 const MULTIPLIERS: [(&str, &str); 3] =
     [("peak_bf16_tiles", "bfloat16 in tiles"), ("peak_int8", "int8"), ("peak_f32", "f32")];
 const MEMORY: &str = "peak_read";
@@ -35,8 +34,7 @@ fn shares(report: &Report) -> Vec<Share> {
         if row.key.starts_with("busy") {
             continue;
         }
-        let usable = &MULTIPLIERS[if row.key == "prefill" { 1 } else { 0 }..];
-        if let Some((key, what)) = usable.iter().find(|(key, _)| peak(key).is_some()) {
+        if let Some((key, what)) = MULTIPLIERS.iter().find(|(key, _)| peak(key).is_some()) {
             share(series.work.get("operations"), Unit::OperationsPerSecond, key, what);
         }
         share(series.work.get("bytes"), Unit::BytesPerSecond, MEMORY, "reading memory");
