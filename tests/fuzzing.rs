@@ -89,7 +89,7 @@ fn image() {
 
 #[test]
 fn c_api_calls() {
-    replay("c_api", 1000);
+    replay("c_api", 500);
 }
 
 #[test]
