@@ -3,7 +3,7 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind test-long test-loom test-tsan fuzz lint features header abi bench accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind test-long test-loom test-tsan fuzz fuzz-corpus lint features header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-loom      the thread pool in every order of events (needs the network once)'
 	@echo 'make test-tsan      what threads share, under ThreadSanitizer (needs the network once)'
 	@echo 'make fuzz           run a fuzz target with libFuzzer; TARGET and SECONDS say which and how long (docs/testing.md)'
+	@echo 'make fuzz-corpus    keep what TARGET found in fuzz/corpus'
 	@echo 'make lint           formatting and clippy'
 	@echo 'make features       build and test with each picture format alone, and with none'
 	@echo 'make header         write include/tinygptv.h anew from src/ffi'
@@ -65,7 +66,10 @@ TARGET ?= c_api
 SECONDS ?= 600
 
 fuzz: setup
-	@bash scripts/fuzz.sh $(TARGET) $(SECONDS)
+	@bash scripts/fuzz.sh run $(TARGET) $(SECONDS)
+
+fuzz-corpus: setup
+	@bash scripts/fuzz.sh pack $(TARGET)
 
 lint: setup
 	$(CARGO) fmt --all --check

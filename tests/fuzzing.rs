@@ -12,7 +12,7 @@ use common::{root, tiny, TempDir};
 use tinygptv_fuzz::mutator::Mutator;
 use tinygptv_fuzz::seeds::Seed;
 use tinygptv_fuzz::targets::c_api;
-use tinygptv_fuzz::{model, seeds, target, TARGETS};
+use tinygptv_fuzz::{corpus, model, seeds, target, TARGETS};
 
 /// The files of a folder, in the order of their names; none where there is no such folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -22,8 +22,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn committed(kind: &str, name: &str) -> Vec<PathBuf> {
-    files(&root().join("fuzz").join(kind).join(name))
+/// The contents of a folder's files.
+fn contents(folder: &Path) -> Vec<Vec<u8>> {
+    files(folder).iter().map(|path| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect()
+}
+
+fn corpus_file(name: &str) -> PathBuf {
+    root().join("fuzz/corpus").join(name)
+}
+
+/// What libFuzzer found for a target; nothing where none was committed.
+fn found(name: &str) -> Vec<Vec<u8>> {
+    fs::read(corpus_file(name)).map_or_else(|_| Vec::new(), |packed| corpus::unpack(&packed))
 }
 
 /// Headers of small decoders of other architectures and vocabularies.
@@ -54,9 +64,8 @@ fn seeds_of(name: &str) -> Vec<Seed> {
 fn replay(name: &str, mutations: usize) {
     let target = target(name).expect("a target of this name");
     let mut inputs: Vec<Vec<u8>> = seeds_of(name).into_iter().map(|(_, bytes)| bytes).collect();
-    for path in committed("corpus", name).into_iter().chain(committed("regressions", name)) {
-        inputs.push(fs::read(path).expect("an input"));
-    }
+    inputs.extend(found(name));
+    inputs.extend(contents(&root().join("fuzz/regressions").join(name)));
     // What runs when an input ends the process is the last file written.
     let last = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzzing-{name}"));
     let run = |input: &[u8]| {
@@ -139,9 +148,9 @@ fn no_target_is_forgotten() {
     for name in &names {
         assert!(source.contains(&format!("replay(\"{name}\"")), "{name} is not replayed");
     }
-    for folder in files(&root().join("fuzz/corpus")).into_iter().chain(files(&root().join("fuzz/regressions"))) {
-        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
-        assert!(names.contains(&name), "{} is of no target", folder.display());
+    for path in files(&root().join("fuzz/corpus")).into_iter().chain(files(&root().join("fuzz/regressions"))) {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(names.contains(&name), "{} is of no target", path.display());
     }
 }
 
@@ -161,15 +170,29 @@ fn every_function_is_fuzzed() {
     assert_eq!(called, declared);
 }
 
-/// Writes the seeds of a target for libFuzzer: `make fuzz` asks for them.
+/// For `make fuzz`: writes seeds and corpus of all targets as files to the folder that the environment names.
 #[test]
-fn seeds_are_written_where_asked_for() {
-    let Some(folder) = std::env::var_os("TGV_FUZZ_SEEDS") else { return };
+fn inputs_are_written_where_asked_for() {
+    let Some(folder) = std::env::var_os("TGV_FUZZ_INPUTS") else { return };
     for target in TARGETS {
         let folder = Path::new(&folder).join(target.name);
         fs::create_dir_all(&folder).expect("a folder");
-        for (name, bytes) in seeds_of(target.name) {
-            fs::write(folder.join(name), bytes).expect("room for a seed");
+        let found = found(target.name).into_iter().enumerate().map(|(i, bytes)| (format!("found-{i}"), bytes));
+        for (name, bytes) in seeds_of(target.name).into_iter().chain(found) {
+            fs::write(folder.join(name), bytes).expect("room for an input");
+        }
+    }
+}
+
+/// For `make fuzz-corpus`: packs a folder of inputs for each target that has one.
+#[test]
+fn inputs_are_packed_where_asked_for() {
+    let Some(folder) = std::env::var_os("TGV_FUZZ_PACK") else { return };
+    for target in TARGETS {
+        let inputs = contents(&Path::new(&folder).join(target.name));
+        if !inputs.is_empty() {
+            fs::create_dir_all(root().join("fuzz/corpus")).expect("a folder");
+            fs::write(corpus_file(target.name), corpus::pack(inputs)).expect("room for the corpus");
         }
     }
 }

@@ -8,10 +8,12 @@
 //! | `header` | the C ABI, from include/tinygptv.h |
 //! | `bytes` | taking numbers, choices and texts from an input |
 //! | `model` | the tiny model that several targets share, and files for inputs |
+//! | `corpus` | the committed inputs of a target in one file |
 //! | `seeds` | first inputs, from real files |
 //! | `mutator` | small changes of an input, for replays without libFuzzer |
 
 pub mod bytes;
+pub mod corpus;
 mod header;
 pub mod model;
 pub mod mutator;
