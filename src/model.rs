@@ -350,15 +350,19 @@ impl Model {
 
     /// Wraps vectors from elsewhere, row-major, as long as they are as wide as the decoder.
     pub fn embedding(&self, values: Vec<f32>) -> Result<Arc<Embedding>> {
+        self.check_values(values.len())?;
         let width = self.info.embedding_width;
-        if values.is_empty() || !values.len().is_multiple_of(width) {
-            return Err(Error::InvalidArgument(format!(
-                "{} floats are no rows of this decoder's {width}",
-                values.len()
-            )));
-        }
         let rows = values.len() / width;
         Ok(Arc::new(Embedding::new(values, rows, width)?))
+    }
+
+    /// Whether so many floats are whole rows as wide as the decoder.
+    pub(crate) fn check_values(&self, count: usize) -> Result<()> {
+        let width = self.info.embedding_width;
+        if count == 0 || !count.is_multiple_of(width) {
+            return Err(Error::InvalidArgument(format!("{count} floats are no rows of this decoder's {width}")));
+        }
+        Ok(())
     }
 
     /// How many tokens a text is, without BOS or EOS.

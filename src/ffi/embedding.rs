@@ -13,6 +13,7 @@ use super::model::tgv_model;
 use crate::embedding::Embedding;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::memory;
 use crate::vision::Control;
 
 /// An encoded image, ready for any session of the model that encoded it. Immutable: any number of threads may use it.
@@ -138,8 +139,12 @@ pub unsafe extern "C" fn tgv_embedding_from_values(
             ));
         }
         // SAFETY: the caller's promises of the C documentation.
-        let (cell, values) = unsafe { (tgv_model::share(model)?, std::slice::from_raw_parts(values, count)) };
-        let embedding = cell.model.embedding(values.to_vec())?;
+        let cell = unsafe { tgv_model::share(model) }?;
+        cell.model.check_values(count)?;
+        let mut copy = Vec::new();
+        // SAFETY: as above.
+        memory::extend(&mut copy, unsafe { std::slice::from_raw_parts(values, count) }.iter().copied())?;
+        let embedding = cell.model.embedding(copy)?;
         // SAFETY: checked above.
         unsafe { out_embedding.write(tgv_embedding::give(embedding)) };
         Ok(())

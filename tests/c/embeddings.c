@@ -66,6 +66,8 @@ int main(int argc, char **argv)
     CHECK_FAILS(tgv_embedding_from_values(f.model, a, 0, &untouched), TGV_ERROR_INVALID_ARGUMENT, "rows");
     CHECK_FAILS(tgv_embedding_from_values(f.model, a, width + 1, &untouched), TGV_ERROR_INVALID_ARGUMENT, "rows");
     CHECK_FAILS(tgv_embedding_from_values(f.model, a, SIZE_MAX, &untouched), TGV_ERROR_INVALID_ARGUMENT, "count");
+    /* Refused before anything is copied. */
+    CHECK_FAILS(tgv_embedding_from_values(f.model, a, SIZE_MAX / 16, &untouched), TGV_ERROR_INVALID_ARGUMENT, "rows");
     a[width + 1] = (float)NAN;
     CHECK_FAILS(tgv_embedding_from_values(f.model, a, count, &untouched), TGV_ERROR_INVALID_ARGUMENT, "not finite");
     a[width + 1] = (float)-INFINITY;
