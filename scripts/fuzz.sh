@@ -25,7 +25,7 @@ TGV_FUZZ_INPUTS=$work/inputs cargo test --release --test fuzzing inputs_are_writ
 )
 program=fuzz/libfuzzer/target/$(rustc -vV | sed -n 's/host: //p')/release/$target
 max_len=$(sed -n "s/.*name: \"$target\",.*max_len: 1 << \([0-9]*\).*/\1/p" fuzz/src/lib.rs)
-options=(-max_len=$((1 << max_len)) -rss_limit_mb=2048 -malloc_limit_mb=1024)
+options=(-max_len=$((1 << max_len)) -rss_limit_mb=2048 -malloc_limit_mb=4096)
 inputs=("fuzz/regressions/$target" "$work/inputs/$target")
 
 case $job in
