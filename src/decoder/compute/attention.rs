@@ -7,7 +7,8 @@
 use half::f16;
 use llama_cpp_sys_2 as llama;
 
-use super::{Failed, Memory, Tensor};
+use super::best_simd::best_simd;
+use super::{Failed, Memory, Tensor, WORK_FOR_THREADS};
 use crate::threads::ThreadPool;
 use crate::vision::kernels::body::exp_negative;
 use crate::vision::kernels::Simd;
@@ -16,8 +17,6 @@ use crate::vision::kernels::Simd;
 const KEYS: usize = 64;
 /// Numbers that are worked on side by side: all queries of a task, or features of a query that is alone.
 const LANES: usize = 16;
-/// Less work than this (products) is not worth a second thread.
-const WORK_FOR_THREADS: usize = 1 << 17;
 
 /// An attention as ggml describes it: q `[width, queries, heads, streams]`, k and v `[width, keys, kv heads, streams]`,
 /// a mask `[keys, queries]` to be added to the scores, and the result `[width, heads, queries, streams]`.
@@ -96,17 +95,14 @@ impl<'a> Attention<'a> {
 pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> Result<bool, Failed> {
     let Some(attention) = Attention::of(dst) else { return Ok(false) };
     let floats = Scratch::floats(attention.width);
-    for task in &memory.tasks {
-        task.lock().map_err(|_| Failed)?.bytes(floats * size_of::<f32>())?;
-    }
     let loops = Loops::best();
     let groups = attention.queries.div_ceil(loops.queries);
     let work = attention.queries * attention.heads * attention.keys * attention.width;
-    let tasks = &memory.tasks;
+    let memory = memory.of_tasks(floats * size_of::<f32>())?;
     let one = |task: usize, worker: usize| {
-        let mut scratch = tasks[worker].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut scratch = memory.of(worker);
         // SAFETY: the buffer was made that large, for numbers of any value.
-        let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.0.as_mut_ptr().cast::<f32>(), floats) };
+        let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.start().cast::<f32>(), floats) };
         // SAFETY: every task has its own head and queries of the result.
         unsafe {
             let first = task % groups * loops.queries;
@@ -166,37 +162,9 @@ struct Loops {
 }
 
 impl Loops {
-    #[cfg(target_arch = "x86_64")]
     fn best() -> Loops {
-        use crate::vision::kernels::{avx2::Avx2, avx512::Avx512};
-        #[target_feature(enable = "avx512f")]
-        unsafe fn avx512(a: &Attention, head: usize, first: usize, scratch: Scratch) {
-            // SAFETY: the caller's.
-            unsafe { attend::<Avx512>(a, head, first, scratch) }
-        }
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn avx2(a: &Attention, head: usize, first: usize, scratch: Scratch) {
-            // SAFETY: the caller's.
-            unsafe { attend::<Avx2>(a, head, first, scratch) }
-        }
-        if is_x86_feature_detected!("avx512f") {
-            Loops { queries: Avx512::LANES, attend: avx512 }
-        } else {
-            // What ggml is compiled for.
-            Loops { queries: Avx2::LANES, attend: avx2 }
-        }
-    }
-
-    #[cfg(target_arch = "aarch64")]
-    fn best() -> Loops {
-        use crate::vision::kernels::neon::Neon;
-        Loops { queries: Neon::LANES, attend: attend::<Neon> }
-    }
-
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn best() -> Loops {
-        use crate::vision::kernels::portable::Portable;
-        Loops { queries: Portable::LANES, attend: attend::<Portable> }
+        let (attend, queries) = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch));
+        Loops { queries, attend }
     }
 }
 

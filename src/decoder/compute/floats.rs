@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 use llama_cpp_sys_2 as llama;
 
+use super::best_simd::best_simd;
 use crate::vision::kernels::Simd;
 
 /// Rows times columns.
@@ -123,8 +124,18 @@ unsafe fn tile<S: Simd, W: Weight, const R: usize, const C: usize>(b: &Block, ro
 }
 
 #[inline(always)]
-unsafe fn multiply<S: Simd, W: Weight, const R: usize>(b: &Block) {
+unsafe fn multiply<S: Simd, W: Weight>(b: &Block) {
     const { assert!(S::LANES <= 16) };
+    // The sums of a tile must fit the registers, of which AVX2 has 16 and the others 32.
+    match S::LANES {
+        8 => multiply_by::<S, W, 2>(b),
+        _ => multiply_by::<S, W, 4>(b),
+    }
+}
+
+/// `R` rows at a time.
+#[inline(always)]
+unsafe fn multiply_by<S: Simd, W: Weight, const R: usize>(b: &Block) {
     for row in (0..b.rows).step_by(R) {
         if row + R > b.rows {
             for row in row..b.rows {
@@ -144,42 +155,12 @@ unsafe fn multiply<S: Simd, W: Weight, const R: usize>(b: &Block) {
     }
 }
 
-/// The function for each type of weights, compiled for an instruction set; `$rows` by [`COLUMNS`] sums must fit its registers.
-macro_rules! multiply_for {
-    ($ty:expr, $simd:ty, $rows:literal $(, $features:literal)?) => {{
-        $(#[target_feature(enable = $features)])?
-        unsafe fn f<W: Weight>(b: &Block) {
-            multiply::<$simd, W, $rows>(b)
-        }
-        match $ty {
-            llama::GGML_TYPE_F32 => Some(f::<Single> as Multiply),
-            llama::GGML_TYPE_F16 => Some(f::<Half> as Multiply),
-            llama::GGML_TYPE_BF16 => Some(f::<Brain> as Multiply),
-            _ => None,
-        }
-    }};
-}
-
 /// The function for a type on this processor, if it is a floating-point type.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn multiply_best(ty: llama::ggml_type) -> Option<Multiply> {
-    use crate::vision::kernels::{avx2::Avx2, avx512::Avx512};
-    if is_x86_feature_detected!("avx512f") {
-        multiply_for!(ty, Avx512, 4, "avx512f")
-    } else {
-        // What ggml is compiled for.
-        multiply_for!(ty, Avx2, 2, "avx2,fma,f16c")
+    match ty {
+        llama::GGML_TYPE_F32 => Some(best_simd!(multiply(b: &Block), Single).0),
+        llama::GGML_TYPE_F16 => Some(best_simd!(multiply(b: &Block), Half).0),
+        llama::GGML_TYPE_BF16 => Some(best_simd!(multiply(b: &Block), Brain).0),
+        _ => None,
     }
-}
-
-/// The function for a type on this processor, if it is a floating-point type.
-#[cfg(target_arch = "aarch64")]
-pub(super) fn multiply_best(ty: llama::ggml_type) -> Option<Multiply> {
-    multiply_for!(ty, crate::vision::kernels::neon::Neon, 4)
-}
-
-/// The function for a type on this processor, if it is a floating-point type.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(super) fn multiply_best(ty: llama::ggml_type) -> Option<Multiply> {
-    multiply_for!(ty, crate::vision::kernels::portable::Portable, 2)
 }

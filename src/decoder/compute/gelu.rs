@@ -2,10 +2,11 @@
 //!
 //! `½x(1 + tanh(√(2/π)(x + 0.044715x³)))` is `x·σ(z)` with `z = 2√(2/π)(x + 0.044715x³)`. ggml's own looks the result up in a table
 //! of half-precision numbers, which costs more and is off by up to 2e-4.
-#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Gelu`'s
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `gelu`'s
 
 use llama_cpp_sys_2 as llama;
 
+use super::best_simd::best_simd;
 use super::{Shared, Tensor};
 use crate::threads::ThreadPool;
 use crate::vision::kernels::body::exp_negative;
@@ -13,12 +14,6 @@ use crate::vision::kernels::Simd;
 
 /// Numbers of a task at most.
 const PART: usize = 16 << 10;
-
-/// Computes `len` numbers.
-///
-/// # Safety
-/// Both pointers must be valid for that many, and the processor have the instruction set.
-type Gelu = unsafe fn(x: *const f32, y: *mut f32, len: usize);
 
 /// Computes the node if it is one.
 pub(super) fn compute(pool: &ThreadPool, dst: &Tensor) -> bool {
@@ -37,7 +32,11 @@ pub(super) fn compute(pool: &ThreadPool, dst: &Tensor) -> bool {
         return false;
     }
     let len = x.ne.iter().product::<i64>() as usize;
-    let (x, y, gelu) = (Shared(x.data.cast::<f32>()), Shared(dst.data.cast::<f32>()), best());
+    let (x, y, gelu) = (
+        Shared(x.data.cast::<f32>()),
+        Shared(dst.data.cast::<f32>()),
+        best_simd!(gelu(x: *const f32, y: *mut f32, len: usize)).0,
+    );
     pool.parallel_for(len.div_ceil(PART), &|task| {
         let first = task * PART;
         // SAFETY: a part of both, which no other task has.
@@ -59,6 +58,10 @@ unsafe fn vector<S: Simd>(x: S::V) -> S::V {
     S::mul(x, sigmoid)
 }
 
+/// Computes `len` numbers.
+///
+/// # Safety
+/// Both pointers must be valid for that many, and the processor have the instruction set.
 #[inline(always)]
 unsafe fn gelu<S: Simd>(x: *const f32, y: *mut f32, len: usize) {
     let whole = len / S::LANES * S::LANES;
@@ -72,33 +75,4 @@ unsafe fn gelu<S: Simd>(x: *const f32, y: *mut f32, len: usize) {
         S::store(rest.as_mut_ptr(), vector::<S>(S::load(rest.as_ptr())));
         std::ptr::copy_nonoverlapping(rest.as_ptr(), y.add(whole), len - whole);
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn best() -> Gelu {
-    use crate::vision::kernels::{avx2::Avx2, avx512::Avx512};
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512(x: *const f32, y: *mut f32, len: usize) {
-        gelu::<Avx512>(x, y, len);
-    }
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(x: *const f32, y: *mut f32, len: usize) {
-        gelu::<Avx2>(x, y, len);
-    }
-    if is_x86_feature_detected!("avx512f") {
-        avx512
-    } else {
-        // What ggml is compiled for.
-        avx2
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-fn best() -> Gelu {
-    gelu::<crate::vision::kernels::neon::Neon>
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn best() -> Gelu {
-    gelu::<crate::vision::kernels::portable::Portable>
 }

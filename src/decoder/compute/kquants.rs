@@ -123,31 +123,28 @@ pub(super) unsafe fn scales_and_minima(p: *const u8) -> (u64, u64) {
 
 /// The kernel for a type on this processor, where there is a faster one than ggml's.
 pub(super) fn dots(ty: llama::ggml_type) -> Option<&'static dyn Dots> {
-    all_dots(ty).into_iter().next()
+    all_dots(ty).next()
 }
 
 /// All kernels for a type that this processor can run, fastest first.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn all_dots(ty: llama::ggml_type) -> Vec<&'static dyn Dots> {
+pub(super) fn all_dots(ty: llama::ggml_type) -> impl Iterator<Item = &'static dyn Dots> {
     use super::{kquants_avx2, kquants_avx512};
-    let mut found = Vec::new();
-    if is_x86_feature_detected!("avx512f")
+    let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vnni")
-    {
-        found.extend(kquants_avx512::dots(ty));
-    }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-        if is_x86_feature_detected!("avxvnni") {
-            found.extend(kquants_avx2::dots(ty, true));
-        }
-        found.extend(kquants_avx2::dots(ty, false));
-    }
-    found
+        && is_x86_feature_detected!("avx512vnni");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx_vnni = avx2 && is_x86_feature_detected!("avxvnni");
+    let found = [
+        avx512.then(|| kquants_avx512::dots(ty)),
+        avx_vnni.then(|| kquants_avx2::dots(ty, true)),
+        avx2.then(|| kquants_avx2::dots(ty, false)),
+    ];
+    found.into_iter().flatten().flatten()
 }
 
 /// Elsewhere ggml's are as good as any.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn all_dots(_ty: llama::ggml_type) -> Vec<&'static dyn Dots> {
-    Vec::new()
+pub(super) fn all_dots(_ty: llama::ggml_type) -> impl Iterator<Item = &'static dyn Dots> {
+    std::iter::empty()
 }

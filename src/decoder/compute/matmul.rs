@@ -1,6 +1,7 @@
 //! Matrix products: weights of any type that ggml can multiply, times columns of f32.
 
 use std::ffi::c_void;
+use std::ops::Range;
 
 use llama_cpp_sys_2 as llama;
 
@@ -8,13 +9,11 @@ use llama_cpp_sys_2 as llama;
 use super::dequantize::{self, Packer};
 use super::floats;
 use super::kquants::{self, Activations, Dots, Rows, Q8K};
-use super::{Failed, Memory, Shared, Tensor};
+use super::{Failed, Memory, Shared, Tensor, WORK_FOR_THREADS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
 use crate::threads::ThreadPool;
 
-/// Less work than this (products) is not worth a second thread.
-const WORK_FOR_THREADS: usize = 1 << 17;
 /// Tasks for each thread, so that a slow one does not keep the others waiting.
 const TASKS: usize = 6;
 /// Rows of a task are a multiple of this: a cache line of results.
@@ -76,14 +75,25 @@ impl<'a> Product<'a> {
         })
     }
 
-    /// How many rows a task has.
-    fn rows_of_task(&self, pool: &ThreadPool) -> usize {
-        let slices = self.slices[0] * self.slices[1];
-        if self.depth * self.rows * self.columns * slices < WORK_FOR_THREADS {
-            return self.rows;
-        }
-        let tasks = (TASKS * pool.threads()).div_ceil(slices);
-        self.rows.div_ceil(tasks).next_multiple_of(ROW_STEP)
+    /// Slices in all.
+    fn slice_count(&self) -> usize {
+        self.slices[0] * self.slices[1]
+    }
+
+    /// Calls `task` with parts of every slice's rows, until each row had its turn.
+    fn share_rows(&self, pool: &ThreadPool, task: &(dyn Fn(usize, Range<usize>) + Sync)) {
+        let slices = self.slice_count();
+        let rows = if self.depth * self.rows * self.columns * slices < WORK_FOR_THREADS {
+            self.rows
+        } else {
+            let tasks = (TASKS * pool.threads()).div_ceil(slices);
+            self.rows.div_ceil(tasks).next_multiple_of(ROW_STEP)
+        };
+        let tasks = self.rows.div_ceil(rows);
+        pool.parallel_for(slices * tasks, &|i| {
+            let first = i % tasks * rows;
+            task(i / tasks, first..(first + rows).min(self.rows));
+        });
     }
 
     /// Where the rows, columns and results of a slice start.
@@ -171,18 +181,16 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
     };
     kquants::reorder(from, dots.order(), to);
 
-    let rows = product.rows_of_task(pool);
     let (weights, operand, dst) = (Shared(weights.cast_mut()), Shared(operand), Shared(dst));
-    pool.parallel_for(product.rows.div_ceil(rows), &|task| {
-        let last = (task * rows + rows).min(product.rows);
-        for first in (task * rows..last).step_by(ROW_STEP) {
+    product.share_rows(pool, &|_, rows| {
+        for first in rows.clone().step_by(ROW_STEP) {
             for column in (0..product.columns).step_by(kquants::COLUMNS) {
                 // SAFETY: rows and columns of the product; every task has its own rows of the result.
                 unsafe {
                     dots.multiply(&Rows {
                         weights: weights.get().add(first * product.weights.nb[1]),
                         row_bytes: product.weights.nb[1],
-                        rows: ROW_STEP.min(last - first),
+                        rows: ROW_STEP.min(rows.end - first),
                         blocks,
                         activations: operand.get().add(column * blocks),
                         columns: kquants::COLUMNS.min(product.columns - column),
@@ -203,10 +211,7 @@ fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: P
     let vectors = product.columns.div_ceil(TOKENS);
     let bytes = |numbers: Option<usize>| numbers.and_then(|n| n.checked_mul(2)).ok_or(Failed);
     let right = memory.operand.bytes(bytes(bf16_tiles::right_len(product.columns, product.depth))?)?;
-    for task in &memory.tasks {
-        let left = bytes(bf16_tiles::left_len(ROWS, product.depth))?;
-        task.lock().map_err(|_| Failed)?.bytes(left)?;
-    }
+    let tasks = memory.of_tasks(bytes(bf16_tiles::left_len(ROWS, product.depth))?)?;
     let (weights, x, dst) = product.slice(0);
     let (weights, x, right, dst) =
         (Shared(weights.cast_mut()), Shared(x.cast_mut()), Shared(right.cast::<u16>()), Shared(dst));
@@ -223,10 +228,9 @@ fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: P
             );
         }
     });
-    let tasks = &memory.tasks;
     pool.run(product.rows.div_ceil(ROWS), &|task, worker| {
-        let mut packed = tasks[worker].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let packed = packed.0.as_mut_ptr().cast::<u16>();
+        let mut packed = tasks.of(worker);
+        let packed = packed.start().cast::<u16>();
         let first = task * ROWS;
         let rows = ROWS.min(product.rows - first);
         // SAFETY: as above; every task has its own rows of the weights and of the result, and every thread its own memory.
@@ -248,23 +252,19 @@ fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: P
 
 /// With weights in floating point.
 fn by_floats(pool: &ThreadPool, product: &Product, multiply: floats::Multiply) {
-    let slices = product.slices[0] * product.slices[1];
-    let rows = product.rows_of_task(pool);
-    let tasks = product.rows.div_ceil(rows);
-    pool.parallel_for(slices * tasks, &|task| {
-        let (slice, first) = (task / tasks, task % tasks * rows);
+    product.share_rows(pool, &|slice, rows| {
         let (weights, x, dst) = product.slice(slice);
         // SAFETY: rows and columns of the product; every task has its own rows of the result.
         unsafe {
             multiply(&floats::Block {
-                weights: weights.add(first * product.weights.nb[1]),
+                weights: weights.add(rows.start * product.weights.nb[1]),
                 row_bytes: product.weights.nb[1],
-                rows: rows.min(product.rows - first),
+                rows: rows.len(),
                 x,
                 column_bytes: product.x.nb[1],
                 columns: product.columns,
                 depth: product.depth,
-                out: dst.cast::<f32>().add(first),
+                out: dst.cast::<f32>().add(rows.start),
                 out_stride: product.dst.nb[1] / size_of::<f32>(),
             });
         }
@@ -273,45 +273,30 @@ fn by_floats(pool: &ThreadPool, product: &Product, multiply: floats::Multiply) {
 
 /// With ggml's product of a row and a column.
 fn by_rows(pool: &ThreadPool, memory: &mut Memory, product: &Product) -> Result<bool, Failed> {
-    // SAFETY: every type has traits.
-    let traits = unsafe { &*llama::ggml_get_type_traits_cpu(product.weights.type_) };
-    let Some(vec_dot) = traits.vec_dot else { return Ok(false) };
-    let slices = product.slices[0] * product.slices[1];
-    let as_it_is = traits.vec_dot_type == llama::GGML_TYPE_F32;
-    // SAFETY: as above.
-    let from_float = unsafe { (*llama::ggml_get_type_traits_cpu(traits.vec_dot_type)).from_float };
-    // SAFETY: plain arithmetic on the type's sizes.
-    let stride = unsafe { llama::ggml_row_size(traits.vec_dot_type, product.depth as i64) };
-    let operand = match from_float {
-        _ if as_it_is => std::ptr::null_mut(),
-        None => return Ok(false),
-        Some(from_float) => {
-            let operand = memory.operand.bytes(stride * product.columns * slices)?;
-            let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
-            for slice in 0..slices {
-                let out = operand.wrapping_add(slice * product.columns * stride);
-                quantize.columns(pool, product.columns, product.slice(slice).1, out);
-            }
-            operand
-        }
+    // SAFETY: every type has traits; the row's size is plain arithmetic on the type's.
+    let (vec_dot, from_float, stride) = unsafe {
+        let traits = &*llama::ggml_get_type_traits_cpu(product.weights.type_);
+        let from_float = (*llama::ggml_get_type_traits_cpu(traits.vec_dot_type)).from_float;
+        (traits.vec_dot, from_float, llama::ggml_row_size(traits.vec_dot_type, product.depth as i64))
     };
-    let rows = product.rows_of_task(pool);
-    let tasks = product.rows.div_ceil(rows);
+    let (Some(vec_dot), Some(from_float)) = (vec_dot, from_float) else { return Ok(false) };
+    let slices = product.slice_count();
+    let operand = memory.operand.bytes(stride * product.columns * slices)?;
+    let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
+    for slice in 0..slices {
+        let out = operand.wrapping_add(slice * product.columns * stride);
+        quantize.columns(pool, product.columns, product.slice(slice).1, out);
+    }
     let operand = Shared(operand);
-    pool.parallel_for(slices * tasks, &|task| {
-        let (slice, first) = (task / tasks, task % tasks * rows);
-        let (weights, x, dst) = product.slice(slice);
-        let last = (first + rows).min(product.rows);
-        for block in (first..last).step_by(ROW_STEP) {
+    product.share_rows(pool, &|slice, rows| {
+        let (weights, _, dst) = product.slice(slice);
+        for block in rows.clone().step_by(ROW_STEP) {
             for column in 0..product.columns {
                 // SAFETY: rows and columns of the product; every task has its own rows of the result.
                 unsafe {
-                    let column_at = match as_it_is {
-                        true => x.add(column * product.x.nb[1]),
-                        false => operand.get().add((slice * product.columns + column) * stride).cast_const(),
-                    };
+                    let column_at = operand.get().add((slice * product.columns + column) * stride);
                     let out = dst.add(column * product.dst.nb[1]).cast::<f32>();
-                    for row in block..(block + ROW_STEP).min(last) {
+                    for row in block..(block + ROW_STEP).min(rows.end) {
                         let row_at = weights.add(row * product.weights.nb[1]);
                         if column == 0 {
                             kquants::fetch_ahead(row_at, product.weights.nb[1]);

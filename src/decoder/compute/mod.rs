@@ -6,6 +6,7 @@
 //! that takes a processor away costs its share and not a multiple of it.
 
 mod attention;
+mod best_simd;
 #[cfg(target_arch = "x86_64")]
 mod dequantize;
 mod floats;
@@ -19,6 +20,8 @@ mod matmul;
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as llama;
 use llama_cpp_sys_2::ggml_tensor as Tensor;
@@ -29,6 +32,8 @@ use crate::panics;
 use crate::processors::ProcessorMask;
 use crate::threads::ThreadPool;
 
+/// Less work than this (products) is not worth a second thread.
+const WORK_FOR_THREADS: usize = 1 << 17;
 /// Numbers of a node from which its rows are shared out.
 const SHARED_FROM: i64 = 64 << 10;
 /// What ggml's code keeps between the rows of two parts, in floats.
@@ -50,7 +55,27 @@ struct Memory {
     /// Rows that ggml's code computes with.
     rows: Buffer,
     /// A task's own.
-    tasks: Vec<std::sync::Mutex<Buffer>>,
+    tasks: TaskMemory,
+}
+
+impl Memory {
+    /// At least that many bytes for each task that runs.
+    fn of_tasks(&mut self, bytes: usize) -> Result<&TaskMemory, Failed> {
+        for buffer in &mut self.tasks.0 {
+            buffer.get_mut().unwrap_or_else(PoisonError::into_inner).bytes(bytes)?;
+        }
+        Ok(&self.tasks)
+    }
+}
+
+/// A buffer for each thread.
+#[derive(Default)]
+struct TaskMemory(Vec<Mutex<Buffer>>);
+
+impl TaskMemory {
+    fn of(&self, worker: usize) -> MutexGuard<'_, Buffer> {
+        self.0[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Memory of any kind, aligned to cache lines; it only grows.
@@ -69,7 +94,11 @@ impl Buffer {
             self.0.try_reserve_exact(lines - self.0.len()).map_err(|_| Failed)?;
             self.0.resize(lines, Line([0; 64]));
         }
-        Ok(self.0.as_mut_ptr().cast())
+        Ok(self.start())
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
     }
 }
 
@@ -125,16 +154,14 @@ impl Computer {
     /// For passes on `threads` threads, bound to `processors`.
     pub(super) fn new(threads: usize, processors: ProcessorMask) -> crate::error::Result<Computer> {
         let pool = processors.run(move || ThreadPool::new(threads))?;
-        let tasks = (0..pool.threads()).map(|_| Default::default()).collect();
+        let tasks = TaskMemory((0..pool.threads()).map(|_| Default::default()).collect());
         Ok(Computer { pool, tiles: true, memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
     }
 
     /// Runs a pass, which gets the pointer for `tgvi_batch_process`.
     pub(super) fn during<T>(&mut self, pass: impl FnOnce(*mut c_void) -> T) -> T {
-        let series = self.pool.series();
-        let result = pass((&raw const *self).cast_mut().cast());
-        drop(series);
-        result
+        let _series = self.pool.series();
+        pass((&raw const *self).cast_mut().cast())
     }
 
     /// Whether the node was computed; if not, ggml is to do it.
@@ -166,13 +193,13 @@ impl Computer {
             return Ok(false);
         }
         let (op, memory) = (Shared((&raw const *op).cast_mut()), Shared(memory));
-        let failed = std::sync::atomic::AtomicBool::new(false);
+        let failed = AtomicBool::new(false);
         self.pool.parallel_for(parts, &|part| {
             // SAFETY: the node lives; every part of it is computed once, and the memory suffices for all of them.
             let done =
                 unsafe { bindings::tgvi_compute_part(op.get(), part as i32, parts as i32, memory.get().cast(), size) };
             if !done {
-                failed.store(true, std::sync::atomic::Ordering::Relaxed);
+                failed.store(true, Ordering::Relaxed);
             }
         });
         if failed.into_inner() {

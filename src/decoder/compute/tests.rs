@@ -153,7 +153,7 @@ fn k_quants_give_what_ggml_gives() {
     let mut random = Random(2);
     let (depth, rows, columns) = (2560, 9, 4);
     let types = [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K];
-    for (ty, dots) in types.into_iter().flat_map(|ty| kquants::all_dots(ty).into_iter().map(move |dots| (ty, dots))) {
+    for (ty, dots) in types.into_iter().flat_map(|ty| kquants::all_dots(ty).map(move |dots| (ty, dots))) {
         let (weights, _) = quantized(ty, rows, &random.vector(depth * rows));
         let x = random.vector(depth * columns);
         let blocks = depth / kquants::BLOCK;
