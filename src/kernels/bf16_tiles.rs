@@ -29,9 +29,9 @@ pub(crate) const ROWS: usize = 2 * TILE;
 pub(crate) const TOKENS: usize = TILE;
 
 /// Numbers in a tile of bfloat16.
-const TILE_LEN: usize = TILE * STEP;
+pub(super) const TILE_LEN: usize = TILE * STEP;
 /// Vectors of tokens that are multiplied at a time: with a group of rows six tiles of sums, and two of operands.
-const VECTORS: usize = 3;
+pub(super) const VECTORS: usize = 3;
 
 /// Whether this processor has what the module needs, and the system lets this process use it.
 pub(crate) fn available() -> bool {
@@ -61,6 +61,12 @@ impl LeftRow {
     #[inline(always)]
     pub(crate) unsafe fn new(packed: *mut u16, steps: usize, row: usize) -> LeftRow {
         LeftRow(packed.add(row / ROWS * steps * ROWS * STEP + row % ROWS * STEP))
+    }
+
+    /// The same row, from `steps` steps further on.
+    #[inline(always)]
+    pub(crate) fn further(self, steps: usize) -> LeftRow {
+        LeftRow(self.0.wrapping_add(steps * ROWS * STEP))
     }
 
     /// Writes the columns from `step · STEP` on.
@@ -146,6 +152,8 @@ pub(crate) struct Product {
 pub(crate) struct Sums([f32; TILE * TILE]);
 
 impl Sums {
+    pub(super) const ZERO: Sums = Sums([0.0; TILE * TILE]);
+
     /// The sums of all tokens for one row.
     #[inline(always)]
     pub(crate) unsafe fn row(&self, row: usize) -> __m512 {
@@ -161,15 +169,15 @@ pub(crate) trait Finish {
 
 /// Where a group of rows and up to [`VECTORS`] vectors of tokens are, while they are multiplied.
 #[derive(Clone, Copy)]
-struct Place {
-    left: *const u16,
-    right: *const u16,
+pub(super) struct Place {
+    pub left: *const u16,
+    pub right: *const u16,
     /// Numbers from a vector to the next in `right`.
-    stride: usize,
+    pub stride: usize,
 }
 
 impl Place {
-    fn further(self, steps: usize) -> Place {
+    pub(super) fn further(self, steps: usize) -> Place {
         let left = self.left.wrapping_add(steps * ROWS * STEP);
         Place { left, right: self.right.wrapping_add(steps * TILE_LEN), ..self }
     }
@@ -177,7 +185,7 @@ impl Place {
 
 /// Makes all tiles of sums zero.
 #[inline(always)]
-unsafe fn clear() {
+pub(super) unsafe fn clear() {
     asm!(
         "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", "tilezero tmm4", "tilezero tmm5",
         out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
@@ -187,7 +195,7 @@ unsafe fn clear() {
 
 /// Stores the sums: the tiles of the first 16 rows, then those of the others.
 #[inline(always)]
-unsafe fn store(out: &mut [Sums; 2 * VECTORS]) {
+pub(super) unsafe fn store(out: &mut [Sums; 2 * VECTORS]) {
     asm!(
         "tilestored [{out} + {row}], tmm0",
         "tilestored [{out} + {row} + 1024], tmm1",
@@ -229,7 +237,7 @@ macro_rules! steps {
 /// Adds the products of a group of rows with `vectors` vectors of tokens. The tile registers hold the sums between calls: no
 /// other code uses them.
 #[inline(always)]
-unsafe fn add_products(vectors: usize, place: Place, steps: usize) {
+pub(super) unsafe fn add_products(vectors: usize, place: Place, steps: usize) {
     match vectors {
         3 => steps!(place, steps,
             ["tileloadd tmm6, [{left} + {row}]"
@@ -278,7 +286,7 @@ struct Waiting {
 pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
     debug_assert!(p.steps > 0 && p.right_steps >= p.steps);
     configure();
-    let mut sums = [const { [const { Sums([0.0; TILE * TILE]) }; 2 * VECTORS] }; 2];
+    let mut sums = [const { [const { Sums::ZERO }; 2 * VECTORS] }; 2];
     let mut waiting: Option<Waiting> = None;
     let mut turn = 0;
     for vector in (0..p.vectors).step_by(VECTORS) {

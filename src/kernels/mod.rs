@@ -5,4 +5,5 @@
 
 pub(crate) mod bf16;
 pub(crate) mod bf16_tiles;
+pub(crate) mod bf16_unpacking;
 pub(crate) mod tiles;

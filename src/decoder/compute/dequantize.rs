@@ -1,194 +1,326 @@
 //! Rows of quantised weights as bfloat16, packed for AMX's tiles.
 //!
-//! A number of few bits is looked up in a table of what it stands for, which costs less than computing it. Rounding to bfloat16
-//! (8 bits) adds an error that is small beside that of the quantisation.
-#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `rows`'s
+//! Rounding to bfloat16 (8 bits) adds an error that is small beside that of the quantisation.
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Packer`'s
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
 use super::kquants::{half, scales_and_minima, BLOCK};
-use super::kquants_avx512::{Block, Q4K, Q5K, Q6K};
 use crate::kernels::bf16::joined;
-use crate::kernels::bf16_tiles::{LeftRow, ROWS, STEP};
+use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
+use crate::kernels::bf16_unpacking::{self, Weights, STRETCH};
 
-/// Bytes of a block of 32 numbers.
-const Q8_0_BYTES: usize = 34;
-/// Bytes of a block of 32 numbers.
-const Q4_0_BYTES: usize = 18;
-
-/// Packs a row.
-pub(super) type Row = unsafe fn(weights: *const u8, blocks: usize, out: LeftRow);
-
-/// Packs rows of one type of weights.
+/// Rows of weights.
 #[derive(Clone, Copy)]
-pub(super) struct Packer {
-    row: Row,
-    /// Numbers in a block: a row has a whole number of them.
-    pub block: usize,
-    /// Bytes of a block.
-    bytes: usize,
+pub(super) struct Rows {
+    pub first: *const u8,
+    /// Bytes from a row to the next.
+    pub stride: usize,
+    pub count: usize,
+    /// Numbers in a row, whole blocks.
+    pub depth: usize,
 }
 
-/// How many parts of a row ahead weights are fetched.
-const AHEAD: usize = 2;
+/// What is done with rows of one type of weights.
+///
+/// # Safety
+/// The processor must be one that the tiles are available on; pointers must be valid for what they point to.
+#[derive(Clone, Copy)]
+pub(super) struct Packer {
+    /// Numbers in a block: a row has a whole number of them.
+    pub block: usize,
+    /// Packs at most [`ROWS`] rows as a left operand; those that are missing to whole groups stay as they are.
+    pub pack: unsafe fn(rows: &Rows, out: *mut u16),
+    /// Multiplies them with few tokens: the product's rows and steps are those of `rows`.
+    pub multiply: unsafe fn(rows: &Rows, product: &bf16_unpacking::Product, out: &TokenRows),
+}
 
 /// How to pack a type, if it is one that loses nothing to speak of.
 pub(super) fn packer(ty: llama::ggml_type) -> Option<Packer> {
-    let (row, block, bytes): (Row, usize, usize) = match ty {
-        llama::GGML_TYPE_Q4_K => (q4_k, BLOCK, Q4K::BYTES),
-        llama::GGML_TYPE_Q5_K => (q5_k, BLOCK, Q5K::BYTES),
-        llama::GGML_TYPE_Q6_K => (q6_k, BLOCK, Q6K::BYTES),
-        llama::GGML_TYPE_Q8_0 => (q8_0, STEP, Q8_0_BYTES),
-        llama::GGML_TYPE_Q4_0 => (q4_0, STEP, Q4_0_BYTES),
-        _ => return None,
-    };
-    Some(Packer { row, block, bytes })
+    match ty {
+        llama::GGML_TYPE_Q4_K => Some(Packer::of::<Q4K>()),
+        llama::GGML_TYPE_Q5_K => Some(Packer::of::<Q5K>()),
+        llama::GGML_TYPE_Q6_K => Some(Packer::of::<Q6K>()),
+        llama::GGML_TYPE_Q8_0 => Some(Packer::of::<Q8_0>()),
+        llama::GGML_TYPE_Q4_0 => Some(Packer::of::<Q4_0>()),
+        _ => None,
+    }
 }
 
 impl Packer {
-    /// Packs `rows` rows, which are `stride` bytes apart; those that are missing to whole groups stay as they are.
-    ///
-    /// # Safety
-    /// `weights` must have the rows, of `depth` numbers each, and `out` room for `left_len(rows, depth)`; the processor must
-    /// be one that the tiles are available on.
-    pub(super) unsafe fn rows(self, weights: *const u8, stride: usize, rows: usize, depth: usize, out: *mut u16) {
-        debug_assert!(rows <= ROWS);
-        let part = BLOCK.min(depth);
-        let part_bytes = part / self.block * self.bytes;
-        for column in (0..depth).step_by(part) {
-            let blocks = part.min(depth - column) / self.block;
-            for r in 0..rows {
-                let p = weights.add(r * stride + column / self.block * self.bytes);
-                for line in (0..part_bytes).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD * part_bytes + line).cast());
+    fn of<T: Type>() -> Packer {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
+        unsafe fn pack<T: Type>(rows: &Rows, out: *mut u16) {
+            debug_assert!(rows.count <= ROWS);
+            let kept = Kept::<T>::new(rows);
+            let steps = rows.depth / STEP;
+            for stretch in 0..rows.depth.div_ceil(STRETCH) {
+                for row in 0..rows.count {
+                    kept.fetch(row, stretch + 2);
+                    kept.unpack(row, stretch, LeftRow::new(out, steps, row).further(stretch * (STRETCH / STEP)));
                 }
-                (self.row)(p, blocks, LeftRow::new(out.add(column * ROWS), depth / STEP, r));
             }
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
+        unsafe fn multiply<T: Type>(rows: &Rows, product: &bf16_unpacking::Product, out: &TokenRows) {
+            bf16_unpacking::multiply(product, &Kept::<T>::new(rows), out);
+        }
+        Packer { block: T::BLOCK, pack: pack::<T>, multiply: multiply::<T> }
+    }
+}
+
+/// A type of weights.
+trait Type {
+    /// Numbers in a block.
+    const BLOCK: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Writes a block's numbers from step `step` of the row on.
+    unsafe fn unpack(block: *const u8, out: LeftRow, step: usize);
+}
+
+/// Rows as they are kept in the file.
+struct Kept<T> {
+    rows: Rows,
+    of: PhantomData<T>,
+}
+
+impl<T: Type> Kept<T> {
+    #[inline(always)]
+    unsafe fn new(rows: &Rows) -> Self {
+        Kept { rows: *rows, of: PhantomData }
+    }
+
+    #[inline(always)]
+    fn at(&self, row: usize, stretch: usize) -> *const u8 {
+        self.rows.first.wrapping_add(row * self.rows.stride + stretch * (STRETCH / T::BLOCK) * T::BYTES)
+    }
+}
+
+impl<T: Type> Weights for Kept<T> {
+    #[inline(always)]
+    unsafe fn unpack(&self, row: usize, stretch: usize, out: LeftRow) {
+        let blocks = STRETCH.min(self.rows.depth - stretch * STRETCH) / T::BLOCK;
+        let first = self.at(row, stretch);
+        for block in 0..blocks {
+            T::unpack(first.add(block * T::BYTES), out, block * (T::BLOCK / STEP));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fetch(&self, row: usize, stretch: usize) {
+        for line in (0..STRETCH / T::BLOCK * T::BYTES).step_by(64) {
+            // To the second-level cache: the first has no room for what is not needed at once.
+            _mm_prefetch::<_MM_HINT_T1>(self.at(row, stretch).wrapping_add(line).cast());
         }
     }
 }
 
-/// The two runs of 32 numbers in a vector, as indices of 16 bits.
+// Functions and not closures: those would not become part of a caller that is compiled for the instruction set.
+
+/// 32 bytes as 16-bit numbers.
 #[inline(always)]
-unsafe fn indices(numbers: __m512i) -> [__m512i; 2] {
-    [
-        _mm512_cvtepu8_epi16(_mm512_castsi512_si256(numbers)),
-        _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(numbers)),
-    ]
+unsafe fn words(p: *const u8) -> __m512i {
+    _mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast()))
 }
 
-/// Eight bytes as f32, times a factor.
+/// The lower four bits of bytes that are [`words`].
 #[inline(always)]
-unsafe fn eight(bytes: u64, factor: f32) -> [f32; 8] {
-    let numbers = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes as i64)));
-    let mut out = [0.0; 8];
-    _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(numbers, _mm256_set1_ps(factor)));
-    out
+unsafe fn low(words: __m512i) -> __m512i {
+    _mm512_and_si512(words, _mm512_set1_epi16(15))
+}
+
+/// The upper four bits.
+#[inline(always)]
+unsafe fn high(words: __m512i) -> __m512i {
+    _mm512_srli_epi16::<4>(words)
+}
+
+/// `numbers + mask & bits`, where the mask's bits are zero in the numbers.
+#[inline(always)]
+unsafe fn with_bits(numbers: __m512i, bits: __m512i, mask: i16) -> __m512i {
+    _mm512_ternarylogic_epi32::<0xf8>(numbers, bits, _mm512_set1_epi16(mask))
+}
+
+/// What [`number`] gives for 0.
+const BIAS: f32 = 128.0;
+
+/// 32 numbers below 128 in 16 bits, times scales, less offsets, in bfloat16. An offset is `BIAS · scale` too high.
+///
+/// Scales and offsets are for 16 pairs of neighbours. A number in the lower bits of 128's bfloat16 makes that much more of it.
+#[inline(always)]
+unsafe fn scaled(numbers: __m512i, scale: __m512, offset: __m512) -> __m512i {
+    let bias = _mm512_set1_epi32(BIAS.to_bits() as i32);
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let even = _mm512_or_si512(_mm512_slli_epi32::<16>(numbers), bias);
+    let odd = _mm512_ternarylogic_epi32::<0xea>(numbers, upper, bias);
+    let even = _mm512_fmsub_ps(_mm512_castsi512_ps(even), scale, offset);
+    let odd = _mm512_fmsub_ps(_mm512_castsi512_ps(odd), scale, offset);
+    // Rounded to the nearest: cheaper by hand than VCVTNE2PS2BF16, which does not leave neighbours beside each other.
+    let half = _mm512_set1_epi32(0x8000);
+    let even = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(even), half));
+    _mm512_ternarylogic_epi32::<0xf8>(even, _mm512_add_epi32(_mm512_castps_si512(odd), half), upper)
+}
+
+/// Eight bytes as f32.
+#[inline(always)]
+unsafe fn eight(bytes: u64) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes as i64)))
+}
+
+/// Scales and offsets of a block's runs of 32, as [`scaled`] wants them.
+struct Runs {
+    scales: [f32; 8],
+    offsets: [f32; 8],
+}
+
+impl Runs {
+    /// Those of Q4_K and Q5_K.
+    #[inline(always)]
+    unsafe fn of(p: *const u8) -> Runs {
+        let (scales, minima) = scales_and_minima(p.add(4));
+        let scales = _mm256_mul_ps(eight(scales), _mm256_set1_ps(half(p)));
+        let minima = _mm256_mul_ps(eight(minima), _mm256_set1_ps(half(p.add(2))));
+        let mut runs = Runs { scales: [0.0; 8], offsets: [0.0; 8] };
+        _mm256_storeu_ps(runs.scales.as_mut_ptr(), scales);
+        _mm256_storeu_ps(runs.offsets.as_mut_ptr(), _mm256_fmadd_ps(scales, _mm256_set1_ps(BIAS), minima));
+        runs
+    }
+
+    #[inline(always)]
+    unsafe fn scaled(&self, run: usize, numbers: __m512i) -> __m512i {
+        scaled(numbers, _mm512_set1_ps(self.scales[run]), _mm512_set1_ps(self.offsets[run]))
+    }
+}
+
+struct Q4K;
+
+impl Type for Q4K {
+    const BLOCK: usize = BLOCK;
+    const BYTES: usize = 144;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
+        let runs = Runs::of(p);
+        for i in 0..4 {
+            let bytes = words(p.add(16 + 32 * i));
+            out.set_bf16(step + 2 * i, runs.scaled(2 * i, low(bytes)));
+            out.set_bf16(step + 2 * i + 1, runs.scaled(2 * i + 1, high(bytes)));
+        }
+    }
+}
+
+struct Q5K;
+
+impl Type for Q5K {
+    const BLOCK: usize = BLOCK;
+    const BYTES: usize = 176;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
+        let runs = Runs::of(p);
+        // Bit j of a byte is the fifth of run j.
+        let mut fifth = _mm512_slli_epi16::<4>(words(p.add(16)));
+        for i in 0..4 {
+            let bytes = words(p.add(48 + 32 * i));
+            out.set_bf16(step + 2 * i, runs.scaled(2 * i, with_bits(low(bytes), fifth, 16)));
+            fifth = _mm512_srli_epi16::<1>(fifth);
+            out.set_bf16(step + 2 * i + 1, runs.scaled(2 * i + 1, with_bits(high(bytes), fifth, 16)));
+            fifth = _mm512_srli_epi16::<1>(fifth);
+        }
+    }
+}
+
+struct Q6K;
+
+impl Type for Q6K {
+    const BLOCK: usize = BLOCK;
+    const BYTES: usize = 210;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
+        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(192).cast())));
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(half(p.add(208))));
+        let mut runs = Sixteens { scales: [0.0; 16], offsets: [0.0; 16] };
+        _mm512_storeu_ps(runs.scales.as_mut_ptr(), scales);
+        // Numbers are 32 too high.
+        _mm512_storeu_ps(runs.offsets.as_mut_ptr(), _mm512_mul_ps(scales, _mm512_set1_ps(BIAS + 32.0)));
+        for i in 0..2 {
+            // The upper two bits of four numbers share a byte.
+            let two = words(p.add(128 + 32 * i));
+            let (first, second) = (words(p.add(64 * i)), words(p.add(64 * i + 32)));
+            let step = step + 4 * i;
+            let run = 8 * i;
+            let n = with_bits(low(first), _mm512_slli_epi16::<4>(two), 0x30);
+            out.set_bf16(step, runs.scaled(run, n));
+            let n = with_bits(low(second), _mm512_slli_epi16::<2>(two), 0x30);
+            out.set_bf16(step + 1, runs.scaled(run + 2, n));
+            out.set_bf16(step + 2, runs.scaled(run + 4, with_bits(high(first), two, 0x30)));
+            let n = with_bits(high(second), _mm512_srli_epi16::<2>(two), 0x30);
+            out.set_bf16(step + 3, runs.scaled(run + 6, n));
+        }
+    }
+}
+
+/// Scales and offsets of runs of 16.
+struct Sixteens {
+    scales: [f32; 16],
+    offsets: [f32; 16],
+}
+
+impl Sixteens {
+    /// Scales two runs.
+    #[inline(always)]
+    unsafe fn scaled(&self, run: usize, numbers: __m512i) -> __m512i {
+        scaled(numbers, two_runs(&self.scales, run), two_runs(&self.offsets, run))
+    }
+}
+
+/// One value for the lower lanes, the next for the others.
+#[inline(always)]
+unsafe fn two_runs(values: &[f32; 16], first: usize) -> __m512 {
+    let next = _mm_set_ss(values[first + 1]);
+    _mm512_mask_broadcastss_ps(_mm512_set1_ps(values[first]), 0xff00, next)
 }
 
 /// Sixteen bytes with signs as f32, times a factor.
 #[inline(always)]
-unsafe fn scaled(bytes: __m128i, factor: f32) -> __m512 {
-    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_set1_ps(factor))
+unsafe fn bytes(p: *const u8, factor: f32) -> __m512 {
+    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))), _mm512_set1_ps(factor))
 }
 
-/// 0, 1, 2, …
-#[inline(always)]
-unsafe fn count_from(first: f32) -> __m512 {
-    let count = _mm512_set_ps(15., 14., 13., 12., 11., 10., 9., 8., 7., 6., 5., 4., 3., 2., 1., 0.);
-    _mm512_add_ps(count, _mm512_set1_ps(first))
-}
+#[allow(non_camel_case_types)] // ggml's name
+struct Q8_0;
 
-/// Scales and minima of a block's runs.
-#[inline(always)]
-unsafe fn runs(p: *const u8) -> ([f32; 8], [f32; 8]) {
-    let (scales, minima) = scales_and_minima(p.add(4));
-    (eight(scales, half(p)), eight(minima, half(p.add(2))))
-}
+impl Type for Q8_0 {
+    const BLOCK: usize = STEP;
+    const BYTES: usize = 34;
 
-/// What the numbers in `count` stand for in a run.
-#[inline(always)]
-unsafe fn table(count: __m512, run: usize, scales: &[f32; 8], minima: &[f32; 8]) -> __m512 {
-    _mm512_fmsub_ps(count, _mm512_set1_ps(scales[run]), _mm512_set1_ps(minima[run]))
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q4_k(weights: *const u8, blocks: usize, out: LeftRow) {
-    let count = count_from(0.0);
-    // Two runs share a table: the second has its upper half.
-    let upper = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi8(16));
-    for block in 0..blocks {
-        let p = weights.add(block * Q4K::BYTES);
-        let (scales, minima) = runs(p);
-        for (numbers, pair) in Q4K::unpack(p).numbers.into_iter().zip(Q4K::ORDER.as_chunks::<2>().0) {
-            let both = joined(table(count, pair[0], &scales, &minima), table(count, pair[1], &scales, &minima));
-            for (indices, run) in indices(_mm512_or_si512(numbers, upper)).into_iter().zip(pair) {
-                out.set_bf16(block * (BLOCK / STEP) + run, _mm512_permutexvar_epi16(indices, both));
-            }
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q5_k(weights: *const u8, blocks: usize, out: LeftRow) {
-    let (low, high) = (count_from(0.0), count_from(16.0));
-    for block in 0..blocks {
-        let p = weights.add(block * Q5K::BYTES);
-        let (scales, minima) = runs(p);
-        for (numbers, pair) in Q5K::unpack(p).numbers.into_iter().zip(Q5K::ORDER.as_chunks::<2>().0) {
-            for (indices, &run) in indices(numbers).into_iter().zip(pair) {
-                let all = joined(table(low, run, &scales, &minima), table(high, run, &scales, &minima));
-                out.set_bf16(block * (BLOCK / STEP) + run, _mm512_permutexvar_epi16(indices, all));
-            }
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q6_k(weights: *const u8, blocks: usize, out: LeftRow) {
-    for block in 0..blocks {
-        let p = weights.add(block * Q6K::BYTES);
-        let scale = _mm512_set1_ps(half(p.add(208)));
-        let mut scales = [0.0_f32; 16];
-        let bytes = _mm_loadu_si128(p.add(192).cast());
-        _mm512_storeu_ps(scales.as_mut_ptr(), _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), scale));
-        for (v, numbers) in Q6K::unpack(p).numbers.into_iter().enumerate() {
-            let numbers = _mm512_sub_epi8(numbers, _mm512_set1_epi8(32));
-            let s = &scales[4 * v..][..4];
-            let step = block * (BLOCK / STEP) + 2 * v;
-            let a = scaled(_mm512_castsi512_si128(numbers), s[0]);
-            let b = scaled(_mm512_extracti32x4_epi32::<1>(numbers), s[1]);
-            out.set(step, a, b);
-            let a = scaled(_mm512_extracti32x4_epi32::<2>(numbers), s[2]);
-            let b = scaled(_mm512_extracti32x4_epi32::<3>(numbers), s[3]);
-            out.set(step + 1, a, b);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q8_0(weights: *const u8, blocks: usize, out: LeftRow) {
-    for block in 0..blocks {
-        let p = weights.add(block * Q8_0_BYTES);
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
         let scale = half(p);
-        let (a, b) = (_mm_loadu_si128(p.add(2).cast()), _mm_loadu_si128(p.add(18).cast()));
-        out.set(block, scaled(a, scale), scaled(b, scale));
+        out.set_bf16(step, joined(bytes(p.add(2), scale), bytes(p.add(18), scale)));
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma,f16c")]
-unsafe fn q4_0(weights: *const u8, blocks: usize, out: LeftRow) {
-    let count = count_from(-8.0);
-    for block in 0..blocks {
-        let p = weights.add(block * Q4_0_BYTES);
-        let table = _mm512_mul_ps(count, _mm512_set1_ps(half(p)));
-        let table = joined(table, table);
+#[allow(non_camel_case_types)] // ggml's name
+struct Q4_0;
+
+impl Type for Q4_0 {
+    const BLOCK: usize = STEP;
+    const BYTES: usize = 18;
+
+    #[inline(always)]
+    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
+        let scale = half(p);
         let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(2).cast()));
         // The first half of a block has the lower bits.
         let low = _mm256_and_si256(bytes, _mm256_set1_epi16(15));
-        let indices = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_srli_epi16::<4>(bytes));
-        out.set_bf16(block, _mm512_permutexvar_epi16(indices, table));
+        let numbers = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_srli_epi16::<4>(bytes));
+        // Numbers are 8 too high.
+        out.set_bf16(step, scaled(numbers, _mm512_set1_ps(scale), _mm512_set1_ps((BIAS + 8.0) * scale)));
     }
 }

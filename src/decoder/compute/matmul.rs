@@ -12,6 +12,8 @@ use super::kquants::{self, Activations, Dots, Rows, Q8K};
 use super::{Failed, Memory, Shared, Tensor, WORK_FOR_THREADS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::bf16_unpacking;
 use crate::threads::ThreadPool;
 
 /// Tasks for each thread, so that a slow one does not keep the others waiting.
@@ -209,9 +211,11 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
 fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: Packer) -> Result<(), Failed> {
     let steps = product.depth.div_ceil(bf16_tiles::STEP);
     let vectors = product.columns.div_ceil(TOKENS);
+    let few = vectors <= bf16_unpacking::MOST_VECTORS;
     let bytes = |numbers: Option<usize>| numbers.and_then(|n| n.checked_mul(2)).ok_or(Failed);
     let right = memory.operand.bytes(bytes(bf16_tiles::right_len(product.columns, product.depth))?)?;
-    let tasks = memory.of_tasks(bytes(bf16_tiles::left_len(ROWS, product.depth))?)?;
+    let own = if few { Some(bf16_unpacking::MEMORY) } else { bf16_tiles::left_len(ROWS, product.depth) };
+    let tasks = memory.of_tasks(bytes(own)?)?;
     let (weights, x, dst) = product.slice(0);
     let (weights, x, right, dst) =
         (Shared(weights.cast_mut()), Shared(x.cast_mut()), Shared(right.cast::<u16>()), Shared(dst));
@@ -228,23 +232,29 @@ fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: P
             );
         }
     });
-    pool.run(product.rows.div_ceil(ROWS), &|task, worker| {
-        let mut packed = tasks.of(worker);
-        let packed = packed.start().cast::<u16>();
-        let first = task * ROWS;
-        let rows = ROWS.min(product.rows - first);
+    // Weights for few tokens are fetched ahead to the end of a task, so that it has more than one group of rows.
+    let rows = if few { product.rows.div_ceil(TASKS * pool.threads()).next_multiple_of(ROWS) } else { ROWS };
+    pool.run(product.rows.div_ceil(rows), &|task, worker| {
+        let mut own = tasks.of(worker);
+        let own = own.start().cast::<u16>();
+        let first = task * rows;
+        let count = rows.min(product.rows - first);
+        let stride = product.dst.nb[1] / size_of::<f32>();
         // SAFETY: as above; every task has its own rows of the weights and of the result, and every thread its own memory.
         unsafe {
-            let weights = weights.get().add(first * product.weights.nb[1]);
-            packer.rows(weights, product.weights.nb[1], rows, product.depth, packed);
-            bf16_tiles::multiply_to_token_rows(
-                &bf16_tiles::Product { rows, left: packed, vectors, right: right.get(), right_steps: steps, steps },
-                &TokenRows {
-                    out: dst.get().cast::<f32>().add(first),
-                    stride: product.dst.nb[1] / size_of::<f32>(),
-                    tokens: product.columns,
-                },
-            );
+            let (right, out) = (right.get(), dst.get().cast::<f32>().add(first));
+            let first = weights.get().add(first * product.weights.nb[1]);
+            let weights = dequantize::Rows { first, stride: product.weights.nb[1], count, depth: product.depth };
+            let out = TokenRows { out, stride, tokens: product.columns };
+            if few {
+                let product = bf16_unpacking::Product { rows: count, steps, vectors, right, memory: own };
+                (packer.multiply)(&weights, &product, &out);
+            } else {
+                (packer.pack)(&weights, own);
+                let product =
+                    bf16_tiles::Product { rows: count, left: own, vectors, right, right_steps: steps, steps };
+                bf16_tiles::multiply_to_token_rows(&product, &out);
+            }
         }
     });
     Ok(())
