@@ -28,6 +28,14 @@ pub(crate) unsafe fn interleaved(a: __m512, b: __m512) -> __m512i {
     _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVED.as_ptr().cast()), joined(a, b))
 }
 
+/// As [`interleaved`], rounded towards zero, in a third of the time.
+#[inline(always)]
+pub(crate) unsafe fn truncated(a: __m512, b: __m512) -> __m512i {
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));
+    _mm512_ternarylogic_epi32::<0xf8>(low, _mm512_castps_si512(b), upper)
+}
+
 /// Turns a 16×16 matrix of 32-bit numbers about its diagonal.
 #[inline(always)]
 pub(crate) unsafe fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {

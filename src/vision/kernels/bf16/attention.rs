@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{AttentionHead, HeadFeatures};
-use crate::kernels::bf16::{exp2, interleaved, transposed};
+use crate::kernels::bf16::{exp2, transposed, truncated};
 use crate::kernels::bf16_tiles::{RightVector, STEP, TOKENS};
 use crate::kernels::tiles::{configure, release, TILE};
 
@@ -32,8 +32,8 @@ const LEAST_EXPONENT: f32 = -80.0;
 #[repr(C, align(64))]
 struct Work {
     q: [u16; MOST_FEATURES * QUERIES],
-    /// Of a chunk, and of the one before.
-    scores: [[f32; CHUNK * QUERIES]; 2],
+    /// Of a chunk; where probabilities have been made of them, those of the next one.
+    scores: [f32; CHUNK * QUERIES],
     p: [u16; CHUNK * QUERIES],
     out: [f32; (MOST_FEATURES + STEP) * QUERIES],
 }
@@ -232,17 +232,16 @@ unsafe fn queries(
     let chunks = t.keys.div_ceil(CHUNK);
     let keys_of = |chunk: usize| CHUNK.min(t.keys - chunk * CHUNK);
     for chunk in 0..=chunks {
-        let [new, old] = [chunk % 2, 1 - chunk % 2];
         for key in (0..CHUNK).step_by(QUERIES) {
-            if chunk < chunks && key < keys_of(chunk) {
-                let a = packed.add(layout.key(chunk * CHUNK + key, 0));
-                let c = work.scores[new].as_mut_ptr().add(key * QUERIES);
-                let steps = layout.features / STEP;
-                product(a, steps * TILE_LEN * 2, TILE_LEN * 2, work.q.as_ptr(), steps, c, false);
-            }
             if chunk > 0 && key < keys_of(chunk - 1) {
                 let keys = key..(key + QUERIES).min(keys_of(chunk - 1));
-                probabilities(&softmax, &work.scores[old], keys, &mut work.p);
+                probabilities(&softmax, &work.scores, keys, &mut work.p);
+            }
+            if chunk < chunks && key < keys_of(chunk) {
+                let a = packed.add(layout.key(chunk * CHUNK + key, 0));
+                let c = work.scores.as_mut_ptr().add(key * QUERIES);
+                let steps = layout.features / STEP;
+                product(a, steps * TILE_LEN * 2, TILE_LEN * 2, work.q.as_ptr(), steps, c, false);
             }
         }
         if chunk > 0 {
@@ -255,7 +254,7 @@ unsafe fn queries(
             }
         }
         if chunk < chunks {
-            let fade = raise(&mut softmax, &work.scores[new][..keys_of(chunk) * QUERIES]);
+            let fade = raise(&mut softmax, &work.scores[..keys_of(chunk) * QUERIES]);
             let one = _mm512_set1_ps(1.0);
             let fades = fade.map(|f| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(f, one) != 0);
             if chunk > 0 && (fades[0] || fades[1]) {
@@ -329,7 +328,8 @@ unsafe fn probabilities(
                 *v = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), exponent));
             }
             let out = p.as_mut_ptr().add(key * QUERIES + n * STEP);
-            _mm512_store_si512(out.cast(), interleaved(pair[0], pair[1]));
+            // Sums come from the same numbers, so that what all of them lack is divided out.
+            _mm512_store_si512(out.cast(), truncated(pair[0], pair[1]));
         }
     }
 }
