@@ -15,8 +15,10 @@ use crate::vision::kernels::Simd;
 
 /// Keys at a time.
 const KEYS: usize = 64;
-/// Numbers that are worked on side by side: all queries of a task, or features of a query that is alone.
+/// Lanes of a vector at most.
 const LANES: usize = 16;
+/// Vectors of queries at a time at most: a number of a key is loaded once for all of them.
+const VECTORS: usize = 2;
 
 /// An attention as ggml describes it: q `[width, queries, heads, streams]`, k and v `[width, keys, kv heads, streams]`,
 /// a mask `[keys, queries]` to be added to the scores, and the result `[width, heads, queries, streams]`.
@@ -96,7 +98,8 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
     let Some(attention) = Attention::of(dst) else { return Ok(false) };
     let floats = Scratch::floats(attention.width);
     let loops = Loops::best();
-    let groups = attention.queries.div_ceil(loops.queries);
+    let most = if attention.queries > loops[0].queries { loops[1].queries } else { loops[0].queries };
+    let groups = attention.queries.div_ceil(most);
     let work = attention.queries * attention.heads * attention.keys * attention.width;
     let memory = memory.of_tasks(floats * size_of::<f32>())?;
     let one = |task: usize, worker: usize| {
@@ -105,8 +108,10 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.start().cast::<f32>(), floats) };
         // SAFETY: every task has its own head and queries of the result.
         unsafe {
-            let first = task % groups * loops.queries;
-            (loops.attend)(&attention, task / groups, first, Scratch::over(scratch, attention.width));
+            let first = task % groups * most;
+            let left = attention.queries - first;
+            let attend = if left > loops[0].queries { loops[1].attend } else { loops[0].attend };
+            attend(&attention, task / groups, first, Scratch::over(scratch, attention.width));
         }
     };
     let count = groups * attention.heads;
@@ -135,15 +140,15 @@ struct Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     fn floats(width: usize) -> usize {
-        2 * width * (LANES + KEYS) + KEYS * (LANES + 1)
+        2 * width * (VECTORS * LANES + KEYS) + KEYS * (VECTORS * LANES + 1)
     }
 
     fn over(memory: &'a mut [f32], width: usize) -> Scratch<'a> {
-        let (q, rest) = memory.split_at_mut(LANES * width);
-        let (out, rest) = rest.split_at_mut(LANES * width);
+        let (q, rest) = memory.split_at_mut(VECTORS * LANES * width);
+        let (out, rest) = rest.split_at_mut(VECTORS * LANES * width);
         let (k, rest) = rest.split_at_mut(KEYS * width);
         let (v, rest) = rest.split_at_mut(KEYS * width);
-        let (scores, mask) = rest.split_at_mut(KEYS * LANES);
+        let (scores, mask) = rest.split_at_mut(KEYS * VECTORS * LANES);
         Scratch { q, k, v, scores, mask, out }
     }
 }
@@ -162,30 +167,48 @@ struct Loops {
 }
 
 impl Loops {
-    fn best() -> Loops {
-        let (attend, queries) = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch));
-        Loops { queries, attend }
+    /// Those of one vector of queries, and of two.
+    fn best() -> [Loops; 2] {
+        let one = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch), One);
+        let two = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch), Two);
+        [Loops { queries: one.1, attend: one.0 }, Loops { queries: 2 * two.1, attend: two.0 }]
     }
+}
+
+/// Vectors of queries that a loop is compiled for.
+trait Queries {
+    const VECTORS: usize;
+}
+
+struct One;
+struct Two;
+
+impl Queries for One {
+    const VECTORS: usize = 1;
+}
+
+impl Queries for Two {
+    const VECTORS: usize = 2;
 }
 
 /// # Safety
 /// As for [`Loops::attend`].
 #[inline(always)]
-unsafe fn attend<S: Simd>(a: &Attention, head: usize, first: usize, s: Scratch) {
-    const { assert!(S::LANES <= LANES && LANES.is_multiple_of(S::LANES)) };
-    let (width, queries) = (a.width, S::LANES.min(a.queries - first));
+unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, head: usize, first: usize, s: Scratch) {
+    const { assert!(S::LANES <= LANES && LANES.is_multiple_of(S::LANES) && Q::VECTORS <= VECTORS) };
+    let (width, queries) = (a.width, (Q::VECTORS * S::LANES).min(a.queries - first));
     let kv_head = head / (a.heads / a.k.ne[2] as usize);
     // Features of a query side by side, or queries side by side.
     let alone = queries == 1;
-    let lanes = if alone { 1 } else { S::LANES };
+    let lanes = if alone { 1 } else { Q::VECTORS * S::LANES };
     for i in 0..queries {
         // SAFETY: a query of the head.
         let row = unsafe { Attention::row::<f32>(a.q, first + i, head, width) };
         s.q[i..].iter_mut().step_by(lanes).zip(row).for_each(|(q, x)| *q = x * a.scale);
     }
     s.out.fill(0.0);
-    let mut highest = [f32::MIN; LANES];
-    let mut totals = [0.0; LANES];
+    let mut highest = [f32::MIN; VECTORS * LANES];
+    let mut totals = [0.0; VECTORS * LANES];
     for key in (0..a.keys).step_by(KEYS) {
         let keys = KEYS.min(a.keys - key);
         // Keys behind the last that any query sees need no work.
@@ -194,14 +217,18 @@ unsafe fn attend<S: Simd>(a: &Attention, head: usize, first: usize, s: Scratch) 
         for (i, mask) in (0..queries).filter_map(|i| Some((i, a.mask?))) {
             // SAFETY: the mask has a row for every query, of all keys.
             let row = unsafe { &Attention::row::<f16>(mask, first + i, 0, key + keys)[key..] };
+            // Mostly it hides nothing.
+            if row.iter().fold(0, |bits, m| bits | m.to_bits()) == 0 {
+                seen = keys;
+                continue;
+            }
             single::<S>(row, &mut s.mask[..keys]);
             s.scores[i..].iter_mut().step_by(lanes).zip(&s.mask[..keys]).for_each(|(score, &m)| *score = m);
             seen = seen.max(s.mask[..keys].iter().rposition(|&m| m != f32::NEG_INFINITY).map_or(0, |i| i + 1));
         }
         for (i, (k, v)) in s.k.chunks_exact_mut(width).zip(s.v.chunks_exact_mut(width)).enumerate().take(seen) {
             // SAFETY: a key and a value of the head.
-            let (key, value) =
-                unsafe { (Attention::row(a.k, key + i, kv_head, width), Attention::row(a.v, key + i, kv_head, width)) };
+            let [key, value] = [a.k, a.v].map(|t| unsafe { Attention::row::<f16>(t, key + i, kv_head, width) });
             single::<S>(key, k);
             single::<S>(value, v);
         }
@@ -213,9 +240,13 @@ unsafe fn attend<S: Simd>(a: &Attention, head: usize, first: usize, s: Scratch) 
                 let fade = softmax_alone(scores, &mut highest[0], &mut totals[0]);
                 add_values_alone::<S>(scores, s.v, fade, &mut s.out[..width]);
             } else {
-                add_scores::<S>(s.q, s.k, width, scores);
-                let fade = softmax::<S>(scores, &mut highest, &mut totals);
-                add_values::<S>(scores, s.v, width, fade, s.out);
+                add_scores::<S, Q>(s.q, s.k, width, scores);
+                let mut fade = [S::splat(0.0); VECTORS];
+                for (vector, fade) in fade.iter_mut().enumerate().take(Q::VECTORS) {
+                    let lanes = vector * S::LANES..(vector + 1) * S::LANES;
+                    *fade = softmax::<S, Q>(scores, vector, &mut highest[lanes.clone()], &mut totals[lanes]);
+                }
+                add_values::<S, Q>(scores, s.v, width, fade, s.out);
             }
         }
     }
@@ -243,56 +274,78 @@ const GROUP: usize = 8;
 
 /// Adds the products of all queries with each key.
 #[inline(always)]
-unsafe fn add_scores<S: Simd>(q: &[f32], k: &[f32], width: usize, scores: &mut [f32]) {
-    for (group, scores) in scores.chunks_mut(GROUP * S::LANES).enumerate() {
+unsafe fn add_scores<S: Simd, Q: Queries>(q: &[f32], k: &[f32], width: usize, scores: &mut [f32]) {
+    let lanes = Q::VECTORS * S::LANES;
+    for (group, scores) in scores.chunks_mut(GROUP * lanes).enumerate() {
         let k = k[group * GROUP * width..][..GROUP * width].as_ptr();
-        let mut sums = [S::splat(0.0); GROUP];
+        let mut sums = [[S::splat(0.0); VECTORS]; GROUP];
         for feature in 0..width {
-            let q = S::load(q.as_ptr().add(feature * S::LANES));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = S::fma(q, S::splat(*k.add(i * width + feature)), *sum);
+            let q = q.as_ptr().add(feature * lanes);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let k = S::splat(*k.add(i * width + feature));
+                for (vector, sum) in sums.iter_mut().enumerate().take(Q::VECTORS) {
+                    *sum = S::fma(S::load(q.add(vector * S::LANES)), k, *sum);
+                }
             }
         }
-        for (score, sum) in scores.chunks_exact_mut(S::LANES).zip(sums) {
-            S::store(score.as_mut_ptr(), S::add(S::load(score.as_ptr()), sum));
+        for (scores, sums) in scores.chunks_exact_mut(lanes).zip(sums) {
+            for (score, sum) in scores.chunks_exact_mut(S::LANES).zip(sums) {
+                S::store(score.as_mut_ptr(), S::add(S::load(score.as_ptr()), sum));
+            }
         }
     }
 }
 
 /// `out = out · fade + Σ p · v`.
 #[inline(always)]
-unsafe fn add_values<S: Simd>(p: &[f32], v: &[f32], width: usize, fade: S::V, out: &mut [f32]) {
-    for (block, out) in out[..width * S::LANES].chunks_exact_mut(GROUP * S::LANES).enumerate() {
+unsafe fn add_values<S: Simd, Q: Queries>(p: &[f32], v: &[f32], width: usize, fade: [S::V; VECTORS], out: &mut [f32]) {
+    let lanes = Q::VECTORS * S::LANES;
+    for (block, out) in out[..width * lanes].chunks_exact_mut(GROUP * lanes).enumerate() {
         let mut sums = [fade; GROUP];
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = S::mul(S::load(out.as_ptr().add(i * S::LANES)), fade);
-        }
-        for (p, v) in p.chunks_exact(S::LANES).zip(v.chunks_exact(width)) {
-            let (p, v) = (S::load(p.as_ptr()), v.as_ptr().add(block * GROUP));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = S::fma(p, S::splat(*v.add(i)), *sum);
+        for (sums, out) in sums.iter_mut().zip(out.chunks_exact(lanes)) {
+            for (sum, out) in sums.iter_mut().zip(out.chunks_exact(S::LANES)) {
+                *sum = S::mul(S::load(out.as_ptr()), *sum);
             }
         }
-        for (i, sum) in sums.into_iter().enumerate() {
-            S::store(out.as_mut_ptr().add(i * S::LANES), sum);
+        for (p, v) in p.chunks_exact(lanes).zip(v.chunks_exact(width)) {
+            let v = v.as_ptr().add(block * GROUP);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let v = S::splat(*v.add(i));
+                for (vector, sum) in sums.iter_mut().enumerate().take(Q::VECTORS) {
+                    *sum = S::fma(S::load(p.as_ptr().add(vector * S::LANES)), v, *sum);
+                }
+            }
+        }
+        for (sums, out) in sums.into_iter().zip(out.chunks_exact_mut(lanes)) {
+            for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(S::LANES)) {
+                S::store(out.as_mut_ptr(), sum);
+            }
         }
     }
 }
 
-/// Scores of a chunk to probabilities without their common factor; returns what sums so far are to be multiplied with.
+/// One vector's scores of a chunk to probabilities without their common factor; returns what sums so far are to be multiplied
+/// with.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: &mut [f32], highest: &mut [f32; LANES], totals: &mut [f32; LANES]) -> S::V {
+unsafe fn softmax<S: Simd, Q: Queries>(
+    scores: &mut [f32],
+    vector: usize,
+    highest: &mut [f32],
+    totals: &mut [f32],
+) -> S::V {
+    let (lanes, first) = (Q::VECTORS * S::LANES, vector * S::LANES);
     let before = S::load(highest.as_ptr());
     let mut peak = before;
-    for x in scores.chunks_exact(S::LANES) {
-        peak = S::max(S::load(x.as_ptr()), peak);
+    for x in scores.chunks_exact(lanes) {
+        peak = S::max(S::load(x[first..].as_ptr()), peak);
     }
     let fade = exp_negative::<S>(S::sub(before, peak));
     let mut total = S::mul(S::load(totals.as_ptr()), fade);
-    for x in scores.chunks_exact_mut(S::LANES) {
-        let p = exp_negative::<S>(S::sub(S::load(x.as_ptr()), peak));
+    for x in scores.chunks_exact_mut(lanes) {
+        let x = x[first..].as_mut_ptr();
+        let p = exp_negative::<S>(S::sub(S::load(x), peak));
         total = S::add(total, p);
-        S::store(x.as_mut_ptr(), p);
+        S::store(x, p);
     }
     S::store(highest.as_mut_ptr(), peak);
     S::store(totals.as_mut_ptr(), total);

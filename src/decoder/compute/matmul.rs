@@ -251,8 +251,7 @@ fn by_tiles(pool: &ThreadPool, memory: &mut Memory, product: &Product, packer: P
                 (packer.multiply)(&weights, &product, &out);
             } else {
                 (packer.pack)(&weights, own);
-                let product =
-                    bf16_tiles::Product { rows: count, left: own, vectors, right, right_steps: steps, steps };
+                let product = bf16_tiles::Product { rows: count, left: own, vectors, right, right_steps: steps, steps };
                 bf16_tiles::multiply_to_token_rows(&product, &out);
             }
         }
