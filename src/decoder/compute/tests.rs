@@ -112,9 +112,25 @@ fn products_are_those_of_the_weights() {
         let mut computer = computer(threads);
         computer.tiles = tiles;
         for (ty, limit) in TYPES {
-            for (depth, rows, columns) in
-                [(256, 1, 1), (256, 3, 6), (512, 37, 2), (768, 50, 7), (1024, 130, 33), (256, 300, 100)]
-            {
+            for (depth, rows, columns) in [
+                (256, 1, 1),
+                (256, 3, 6),
+                (512, 37, 2),
+                (768, 50, 7),
+                (768, 50, 31),
+                (1024, 130, 33),
+                (512, 90, 50),
+                (1280, 33, 80),
+                (256, 250, 96),
+                (256, 300, 100),
+                // Not a whole number of k-quants' blocks.
+                (288, 40, 20),
+                (544, 40, 90),
+            ] {
+                // SAFETY: a number of the type's.
+                if depth as i64 % unsafe { llama::ggml_blck_size(ty) } != 0 {
+                    continue;
+                }
                 let mut values = random.vector(depth * rows);
                 // Rows of different sizes, some of them far from zero.
                 values.chunks_mut(depth).enumerate().for_each(|(i, row)| {
