@@ -1,8 +1,11 @@
 //! Softmax attention over a half-precision KV cache, in f32.
 //!
-//! The online softmax of "Self-attention does not need O(n²) memory" (arXiv 2112.05682): a task takes one head and a few
-//! queries over all keys, a chunk of keys at a time, which it turns into f32 once for its queries.
+//! The online softmax of "Self-attention does not need O(n²) memory" (arXiv 2112.05682): a task takes a few heads and queries
+//! over all keys, a chunk of keys at a time, which it turns into f32 once for its queries. A position's keys of all heads lie
+//! side by side, and positions pages apart, so that a task with one head would read little of each page.
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Loops::attend`'s
+
+use std::ops::Range;
 
 use half::f16;
 use llama_cpp_sys_2 as llama;
@@ -19,6 +22,12 @@ const KEYS: usize = 64;
 const LANES: usize = 16;
 /// Vectors of queries at a time at most: a number of a key is loaded once for all of them.
 const VECTORS: usize = 2;
+/// Queries at a time at most.
+const SIDE_BY_SIDE: usize = VECTORS * LANES;
+/// Heads of a task at most.
+const HEADS: usize = 8;
+/// Tasks for each thread, so that a slow one does not keep the others waiting.
+const TASKS: usize = 3;
 
 /// An attention as ggml describes it: q `[width, queries, heads, streams]`, k and v `[width, keys, kv heads, streams]`,
 /// a mask `[keys, queries]` to be added to the scores, and the result `[width, heads, queries, streams]`.
@@ -96,25 +105,27 @@ impl<'a> Attention<'a> {
 /// Computes the node if it is an attention that this file knows.
 pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> Result<bool, Failed> {
     let Some(attention) = Attention::of(dst) else { return Ok(false) };
-    let floats = Scratch::floats(attention.width);
     let loops = Loops::best();
     let most = if attention.queries > loops[0].queries { loops[1].queries } else { loops[0].queries };
     let groups = attention.queries.div_ceil(most);
+    let heads = (attention.heads * groups / (TASKS * pool.threads())).clamp(1, HEADS);
+    let shares = attention.heads.div_ceil(heads);
+    let floats = Scratch::floats(attention.width, heads);
     let work = attention.queries * attention.heads * attention.keys * attention.width;
     let memory = memory.of_tasks(floats * size_of::<f32>())?;
     let one = |task: usize, worker: usize| {
         let mut scratch = memory.of(worker);
         // SAFETY: the buffer was made that large, for numbers of any value.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.start().cast::<f32>(), floats) };
-        // SAFETY: every task has its own head and queries of the result.
-        unsafe {
-            let first = task % groups * most;
-            let left = attention.queries - first;
-            let attend = if left > loops[0].queries { loops[1].attend } else { loops[0].attend };
-            attend(&attention, task / groups, first, Scratch::over(scratch, attention.width));
-        }
+        let first = task % groups * most;
+        let left = attention.queries - first;
+        let attend = if left > loops[0].queries { loops[1].attend } else { loops[0].attend };
+        let head = task / groups * heads;
+        let heads = head..(head + heads).min(attention.heads);
+        // SAFETY: every task has its own heads and queries of the result.
+        unsafe { attend(&attention, heads, first, Scratch::over(scratch, attention.width)) };
     };
-    let count = groups * attention.heads;
+    let count = groups * shares;
     if work < WORK_FOR_THREADS {
         (0..count).for_each(|task| one(task, 0));
     } else {
@@ -125,31 +136,55 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor) -> R
 
 /// A task's memory.
 struct Scratch<'a> {
-    /// Queries: for each feature those of all queries; or one query.
-    q: &'a mut [f32],
     /// Keys and values of a chunk.
     k: &'a mut [f32],
     v: &'a mut [f32],
     /// Scores, and what becomes of them: for each key those of all queries.
     scores: &'a mut [f32],
-    /// One row of the mask.
+    /// The mask, in the order of the scores.
     mask: &'a mut [f32],
-    /// The result, in the order of `q`.
-    out: &'a mut [f32],
+    /// One row of it.
+    row: &'a mut [f32],
+    /// What is kept of each head.
+    heads: &'a mut [f32],
 }
 
 impl<'a> Scratch<'a> {
-    fn floats(width: usize) -> usize {
-        2 * width * (VECTORS * LANES + KEYS) + KEYS * (VECTORS * LANES + 1)
+    fn floats(width: usize, heads: usize) -> usize {
+        2 * KEYS * width + KEYS * (2 * SIDE_BY_SIDE + 1) + heads * Head::floats(width)
     }
 
     fn over(memory: &'a mut [f32], width: usize) -> Scratch<'a> {
-        let (q, rest) = memory.split_at_mut(VECTORS * LANES * width);
-        let (out, rest) = rest.split_at_mut(VECTORS * LANES * width);
-        let (k, rest) = rest.split_at_mut(KEYS * width);
+        let (k, rest) = memory.split_at_mut(KEYS * width);
         let (v, rest) = rest.split_at_mut(KEYS * width);
-        let (scores, mask) = rest.split_at_mut(KEYS * VECTORS * LANES);
-        Scratch { q, k, v, scores, mask, out }
+        let (scores, rest) = rest.split_at_mut(KEYS * SIDE_BY_SIDE);
+        let (mask, rest) = rest.split_at_mut(KEYS * SIDE_BY_SIDE);
+        let (row, heads) = rest.split_at_mut(KEYS);
+        Scratch { k, v, scores, mask, row, heads }
+    }
+}
+
+/// A head's queries, and what they have seen so far.
+struct Head<'a> {
+    /// For each feature those of all queries; or one query.
+    q: &'a mut [f32],
+    /// The result, in the same order.
+    out: &'a mut [f32],
+    /// Of each query.
+    highest: &'a mut [f32],
+    totals: &'a mut [f32],
+}
+
+impl<'a> Head<'a> {
+    fn floats(width: usize) -> usize {
+        2 * SIDE_BY_SIDE * (width + 1)
+    }
+
+    fn over(memory: &'a mut [f32], width: usize) -> Head<'a> {
+        let (q, rest) = memory.split_at_mut(SIDE_BY_SIDE * width);
+        let (out, rest) = rest.split_at_mut(SIDE_BY_SIDE * width);
+        let (highest, totals) = rest.split_at_mut(SIDE_BY_SIDE);
+        Head { q, out, highest, totals }
     }
 }
 
@@ -158,26 +193,29 @@ impl<'a> Scratch<'a> {
 struct Loops {
     /// Queries of a task at most.
     queries: usize,
-    /// One task: a head, and queries from this one on.
+    /// One task: heads, at most those that the scratch memory is for, and queries from this one on.
     ///
     /// # Safety
-    /// The processor must have the instruction set; the head and at least one query must exist; nobody else may use their part
-    /// of the result.
-    attend: unsafe fn(&Attention, usize, usize, Scratch),
+    /// The processor must have the instruction set; the heads and at least one query must exist; nobody else may use their
+    /// part of the result.
+    attend: unsafe fn(&Attention, Range<usize>, usize, Scratch),
 }
 
 impl Loops {
     /// Those of one vector of queries, and of two.
     fn best() -> [Loops; 2] {
-        let one = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch), One);
-        let two = best_simd!(attend(a: &Attention, head: usize, first: usize, scratch: Scratch), Two);
+        let one = best_simd!(attend(a: &Attention, heads: Range<usize>, first: usize, s: Scratch), One);
+        let two = best_simd!(attend(a: &Attention, heads: Range<usize>, first: usize, s: Scratch), Two);
         [Loops { queries: one.1, attend: one.0 }, Loops { queries: 2 * two.1, attend: two.0 }]
     }
 }
 
-/// Vectors of queries that a loop is compiled for.
+/// What a loop is compiled for.
 trait Queries {
+    /// Vectors of queries.
     const VECTORS: usize;
+    /// Keys that are multiplied side by side, and features of the result: the sums of all vectors stay in registers.
+    const GROUP: usize = GROUP / Self::VECTORS;
 }
 
 struct One;
@@ -194,68 +232,108 @@ impl Queries for Two {
 /// # Safety
 /// As for [`Loops::attend`].
 #[inline(always)]
-unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, head: usize, first: usize, s: Scratch) {
+unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, heads: Range<usize>, first: usize, s: Scratch) {
     const { assert!(S::LANES <= LANES && LANES.is_multiple_of(S::LANES) && Q::VECTORS <= VECTORS) };
     let (width, queries) = (a.width, (Q::VECTORS * S::LANES).min(a.queries - first));
-    let kv_head = head / (a.heads / a.k.ne[2] as usize);
+    let kv_head = |head: usize| head / (a.heads / a.k.ne[2] as usize);
     // Features of a query side by side, or queries side by side.
     let alone = queries == 1;
     let lanes = if alone { 1 } else { Q::VECTORS * S::LANES };
-    for i in 0..queries {
-        // SAFETY: a query of the head.
-        let row = unsafe { Attention::row::<f32>(a.q, first + i, head, width) };
-        s.q[i..].iter_mut().step_by(lanes).zip(row).for_each(|(q, x)| *q = x * a.scale);
+    let kept = Head::floats(width);
+    for (head, memory) in heads.clone().zip(s.heads.chunks_exact_mut(kept)) {
+        let h = Head::over(memory, width);
+        for i in 0..queries {
+            // SAFETY: a query of the head.
+            let row = unsafe { Attention::row::<f32>(a.q, first + i, head, width) };
+            h.q[i..].iter_mut().step_by(lanes).zip(row).for_each(|(q, x)| *q = x * a.scale);
+        }
+        h.out.fill(0.0);
+        h.highest.fill(f32::MIN);
+        h.totals.fill(0.0);
     }
-    s.out.fill(0.0);
-    let mut highest = [f32::MIN; VECTORS * LANES];
-    let mut totals = [0.0; VECTORS * LANES];
     for key in (0..a.keys).step_by(KEYS) {
         let keys = KEYS.min(a.keys - key);
-        // Keys behind the last that any query sees need no work.
-        let mut seen = if a.mask.is_some() { 0 } else { keys };
-        s.scores.fill(0.0);
-        for (i, mask) in (0..queries).filter_map(|i| Some((i, a.mask?))) {
-            // SAFETY: the mask has a row for every query, of all keys.
-            let row = unsafe { &Attention::row::<f16>(mask, first + i, 0, key + keys)[key..] };
-            // Mostly it hides nothing.
-            if row.iter().fold(0, |bits, m| bits | m.to_bits()) == 0 {
-                seen = keys;
-                continue;
-            }
-            single::<S>(row, &mut s.mask[..keys]);
-            s.scores[i..].iter_mut().step_by(lanes).zip(&s.mask[..keys]).for_each(|(score, &m)| *score = m);
-            seen = seen.max(s.mask[..keys].iter().rposition(|&m| m != f32::NEG_INFINITY).map_or(0, |i| i + 1));
+        let (seen, hidden) = mask::<S>(a, key..key + keys, first..first + queries, lanes, s.row, s.mask);
+        if seen == 0 {
+            continue;
         }
-        for (i, (k, v)) in s.k.chunks_exact_mut(width).zip(s.v.chunks_exact_mut(width)).enumerate().take(seen) {
-            // SAFETY: a key and a value of the head.
-            let [key, value] = [a.k, a.v].map(|t| unsafe { Attention::row::<f16>(t, key + i, kv_head, width) });
-            single::<S>(key, k);
-            single::<S>(value, v);
-        }
-        let scores = &mut s.scores[..seen * lanes];
-        // SAFETY: the buffers are of these sizes.
-        unsafe {
-            if alone {
-                scores.iter_mut().zip(s.k.chunks_exact(width)).for_each(|(score, k)| *score += dot(&s.q[..width], k));
-                let fade = softmax_alone(scores, &mut highest[0], &mut totals[0]);
-                add_values_alone::<S>(scores, s.v, fade, &mut s.out[..width]);
-            } else {
-                add_scores::<S, Q>(s.q, s.k, width, scores);
-                let mut fade = [S::splat(0.0); VECTORS];
-                for (vector, fade) in fade.iter_mut().enumerate().take(Q::VECTORS) {
-                    let lanes = vector * S::LANES..(vector + 1) * S::LANES;
-                    *fade = softmax::<S, Q>(scores, vector, &mut highest[lanes.clone()], &mut totals[lanes]);
+        let mut unpacked = None;
+        for (head, memory) in heads.clone().zip(s.heads.chunks_exact_mut(kept)) {
+            let h = Head::over(memory, width);
+            if unpacked.replace(kv_head(head)) != Some(kv_head(head)) {
+                for (i, (k, v)) in s.k.chunks_exact_mut(width).zip(s.v.chunks_exact_mut(width)).enumerate().take(seen) {
+                    // SAFETY: a key and a value of the head.
+                    let [key, value] =
+                        [a.k, a.v].map(|t| unsafe { Attention::row::<f16>(t, key + i, kv_head(head), width) });
+                    single::<S>(key, k);
+                    single::<S>(value, v);
                 }
-                add_values::<S, Q>(scores, s.v, width, fade, s.out);
+            }
+            let scores = &mut s.scores[..seen * lanes];
+            if hidden {
+                scores.copy_from_slice(&s.mask[..seen * lanes]);
+            } else {
+                scores.fill(0.0);
+            }
+            // SAFETY: the buffers are of these sizes.
+            unsafe {
+                if alone {
+                    let keys = s.k.chunks_exact(width);
+                    scores.iter_mut().zip(keys).for_each(|(score, k)| *score += dot(&h.q[..width], k));
+                    let fade = softmax_alone(scores, &mut h.highest[0], &mut h.totals[0]);
+                    add_values_alone::<S>(scores, s.v, fade, &mut h.out[..width]);
+                } else {
+                    add_scores::<S, Q>(h.q, s.k, width, scores);
+                    let mut fade = [S::splat(0.0); VECTORS];
+                    for (vector, fade) in fade.iter_mut().enumerate().take(Q::VECTORS) {
+                        let lanes = vector * S::LANES..(vector + 1) * S::LANES;
+                        let (highest, totals) = (&mut h.highest[lanes.clone()], &mut h.totals[lanes]);
+                        *fade = softmax::<S, Q>(scores, vector, highest, totals);
+                    }
+                    add_values::<S, Q>(scores, s.v, width, fade, h.out);
+                }
             }
         }
     }
-    for (i, total) in totals.iter().enumerate().take(queries) {
-        let at = a.dst.data.cast::<u8>().wrapping_add(head * a.dst.nb[1] + (first + i) * a.dst.nb[2]);
-        // SAFETY: the row of the result of this head and query, which nobody else uses.
-        let row = unsafe { std::slice::from_raw_parts_mut(at.cast::<f32>(), width) };
-        row.iter_mut().zip(s.out[i..].iter().step_by(lanes)).for_each(|(y, x)| *y = x / total);
+    for (head, memory) in heads.zip(s.heads.chunks_exact_mut(kept)) {
+        let h = Head::over(memory, width);
+        for (i, total) in h.totals.iter().enumerate().take(queries) {
+            let at = a.dst.data.cast::<u8>().wrapping_add(head * a.dst.nb[1] + (first + i) * a.dst.nb[2]);
+            // SAFETY: the row of the result of this head and query, which nobody else uses.
+            let row = unsafe { std::slice::from_raw_parts_mut(at.cast::<f32>(), width) };
+            row.iter_mut().zip(h.out[i..].iter().step_by(lanes)).for_each(|(y, x)| *y = x / total);
+        }
     }
+}
+
+/// How many of a chunk's keys need work: those up to the last that any query sees. Where some are hidden, the second result is
+/// true and `out` has the mask, for each key those of `lanes` queries.
+#[inline(always)]
+fn mask<S: Simd>(
+    a: &Attention,
+    keys: Range<usize>,
+    queries: Range<usize>,
+    lanes: usize,
+    row: &mut [f32],
+    out: &mut [f32],
+) -> (usize, bool) {
+    let Some(mask) = a.mask else { return (keys.len(), false) };
+    let (row, out) = (&mut row[..keys.len()], &mut out[..keys.len() * lanes]);
+    // SAFETY: the mask has a row for every query, of all keys.
+    let of = |query: usize| unsafe { &Attention::row::<f16>(mask, query, 0, keys.end)[keys.start..] };
+    // Mostly it hides nothing.
+    let open = |query: usize| of(query).iter().fold(0, |bits, m| bits | m.to_bits()) == 0;
+    if queries.clone().all(open) {
+        return (keys.len(), false);
+    }
+    let mut seen = 0;
+    out.fill(0.0);
+    for (i, query) in queries.enumerate() {
+        single::<S>(of(query), row);
+        out[i..].iter_mut().step_by(lanes).zip(&*row).for_each(|(to, &m)| *to = m);
+        seen = seen.max(row.iter().rposition(|&m| m != f32::NEG_INFINITY).map_or(0, |i| i + 1));
+    }
+    (seen, true)
 }
 
 /// Half-precision numbers as f32.
@@ -269,19 +347,19 @@ fn single<S: Simd>(from: &[f16], to: &mut [f32]) {
     from[whole..].iter().zip(&mut to[whole..]).for_each(|(from, to)| *to = from.to_f32());
 }
 
-/// Keys that are multiplied side by side, and features of the result.
+/// Vectors of sums: half of the registers that AVX2 has.
 const GROUP: usize = 8;
 
 /// Adds the products of all queries with each key.
 #[inline(always)]
 unsafe fn add_scores<S: Simd, Q: Queries>(q: &[f32], k: &[f32], width: usize, scores: &mut [f32]) {
     let lanes = Q::VECTORS * S::LANES;
-    for (group, scores) in scores.chunks_mut(GROUP * lanes).enumerate() {
-        let k = k[group * GROUP * width..][..GROUP * width].as_ptr();
+    for (group, scores) in scores.chunks_mut(Q::GROUP * lanes).enumerate() {
+        let k = k[group * Q::GROUP * width..][..Q::GROUP * width].as_ptr();
         let mut sums = [[S::splat(0.0); VECTORS]; GROUP];
         for feature in 0..width {
             let q = q.as_ptr().add(feature * lanes);
-            for (i, sums) in sums.iter_mut().enumerate() {
+            for (i, sums) in sums.iter_mut().enumerate().take(Q::GROUP) {
                 let k = S::splat(*k.add(i * width + feature));
                 for (vector, sum) in sums.iter_mut().enumerate().take(Q::VECTORS) {
                     *sum = S::fma(S::load(q.add(vector * S::LANES)), k, *sum);
@@ -300,7 +378,7 @@ unsafe fn add_scores<S: Simd, Q: Queries>(q: &[f32], k: &[f32], width: usize, sc
 #[inline(always)]
 unsafe fn add_values<S: Simd, Q: Queries>(p: &[f32], v: &[f32], width: usize, fade: [S::V; VECTORS], out: &mut [f32]) {
     let lanes = Q::VECTORS * S::LANES;
-    for (block, out) in out[..width * lanes].chunks_exact_mut(GROUP * lanes).enumerate() {
+    for (block, out) in out[..width * lanes].chunks_exact_mut(Q::GROUP * lanes).enumerate() {
         let mut sums = [fade; GROUP];
         for (sums, out) in sums.iter_mut().zip(out.chunks_exact(lanes)) {
             for (sum, out) in sums.iter_mut().zip(out.chunks_exact(S::LANES)) {
@@ -308,8 +386,8 @@ unsafe fn add_values<S: Simd, Q: Queries>(p: &[f32], v: &[f32], width: usize, fa
             }
         }
         for (p, v) in p.chunks_exact(lanes).zip(v.chunks_exact(width)) {
-            let v = v.as_ptr().add(block * GROUP);
-            for (i, sums) in sums.iter_mut().enumerate() {
+            let v = v.as_ptr().add(block * Q::GROUP);
+            for (i, sums) in sums.iter_mut().enumerate().take(Q::GROUP) {
                 let v = S::splat(*v.add(i));
                 for (vector, sum) in sums.iter_mut().enumerate().take(Q::VECTORS) {
                     *sum = S::fma(S::load(p.as_ptr().add(vector * S::LANES)), v, *sum);
