@@ -11,6 +11,7 @@ use half::f16;
 use llama_cpp_sys_2 as llama;
 
 use super::best_simd::best_simd;
+use super::kquants::fetch;
 use super::{Failed, Memory, Tensor, WORK_FOR_THREADS};
 use crate::threads::ThreadPool;
 use crate::vision::kernels::body::exp_negative;
@@ -265,6 +266,9 @@ unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, heads: Range<usize>, first:
                     // SAFETY: a key and a value of the head.
                     let [key, value] =
                         [a.k, a.v].map(|t| unsafe { Attention::row::<f16>(t, key + i, kv_head(head), width) });
+                    // The processor does not see what lies pages apart coming.
+                    fetch(key.as_ptr().cast::<u8>().wrapping_add(KEYS * a.k.nb[1]), size_of_val(key));
+                    fetch(value.as_ptr().cast::<u8>().wrapping_add(KEYS * a.v.nb[1]), size_of_val(value));
                     single::<S>(key, k);
                     single::<S>(value, v);
                 }
@@ -280,7 +284,8 @@ unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, heads: Range<usize>, first:
                 if alone {
                     let keys = s.k.chunks_exact(width);
                     scores.iter_mut().zip(keys).for_each(|(score, k)| *score += dot(&h.q[..width], k));
-                    let fade = softmax_alone(scores, &mut h.highest[0], &mut h.totals[0]);
+                    let fade = softmax_alone::<S>(s.scores, seen, &mut h.highest[0], &mut h.totals[0]);
+                    let scores = &s.scores[..seen];
                     add_values_alone::<S>(scores, s.v, fade, &mut h.out[..width]);
                 } else {
                     add_scores::<S, Q>(h.q, s.k, width, scores);
@@ -430,16 +435,22 @@ unsafe fn softmax<S: Simd, Q: Queries>(
     fade
 }
 
-/// [`softmax`] of one query.
+/// [`softmax`] of one query, which has `seen` scores.
 #[inline(always)]
-fn softmax_alone(scores: &mut [f32], highest: &mut f32, total: &mut f32) -> f32 {
-    let peak = scores.iter().fold(*highest, |m, &x| m.max(x));
+unsafe fn softmax_alone<S: Simd>(scores: &mut [f32], seen: usize, highest: &mut f32, total: &mut f32) -> f32 {
+    let peak = scores[..seen].iter().fold(*highest, |m, &x| m.max(x));
     let fade = (*highest - peak).exp();
-    *total *= fade;
-    for x in scores {
-        *x = (*x - peak).exp();
-        *total += *x;
+    let whole = seen.next_multiple_of(S::LANES);
+    scores[seen..whole].fill(f32::NEG_INFINITY);
+    let mut sums = S::splat(0.0);
+    for x in scores[..whole].chunks_exact_mut(S::LANES) {
+        let p = exp_negative::<S>(S::sub(S::load(x.as_ptr()), S::splat(peak)));
+        sums = S::add(sums, p);
+        S::store(x.as_mut_ptr(), p);
     }
+    let mut lanes = [0.0; LANES];
+    S::store(lanes.as_mut_ptr(), sums);
+    *total = *total * fade + lanes[..S::LANES].iter().sum::<f32>();
     *highest = peak;
     fade
 }

@@ -76,17 +76,29 @@ const AHEAD: usize = 4096;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn fetch_ahead(p: *const u8, bytes: usize) {
-    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a hint, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast()) };
-    }
+    fetch(p.wrapping_add(AHEAD), bytes);
 }
 
 /// Elsewhere there is no stable way to.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(super) fn fetch_ahead(_p: *const u8, _bytes: usize) {}
+
+/// Fetches bytes; there need not be any memory.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn fetch(p: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
+    }
+}
+
+/// As [`fetch_ahead`].
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) fn fetch(_p: *const u8, _bytes: usize) {}
 
 /// A half-precision number.
 ///
