@@ -190,7 +190,7 @@ impl Writer {
     /// A file of other settings, of another kind, in use by another run, or that cannot be written.
     pub fn open(path: &Path, header: &Header) -> Result<(Writer, Vec<Record>)> {
         let failed = || format!("cannot write '{}'", path.display());
-        let mut file =
+        let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).with_context(failed)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -198,8 +198,9 @@ impl Writer {
             // Not every file system has locks.
             Err(TryLockError::Error(_)) => {}
         }
+        let mut writer = Writer { file, path: path.to_owned() };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).with_context(failed)?;
+        writer.file.read_to_end(&mut bytes).with_context(failed)?;
         let known = parse(&bytes, path)?;
         let torn_header = bytes.iter().zip(BEGINNING).all(|(a, b)| a == b);
         ensure!(known.is_some() || torn_header, "'{}' is not a file of results; use another", path.display());
@@ -213,8 +214,8 @@ impl Writer {
             );
         }
         let whole = known.as_ref().map_or(0, |k| k.whole);
+        let file = &mut writer.file;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::Start(whole))).with_context(failed)?;
-        let mut writer = Writer { file, path: path.to_owned() };
         if known.is_none() {
             writer.line(header)?;
         }
@@ -230,5 +231,12 @@ impl Writer {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
         self.file.write_all(&line).with_context(|| format!("cannot write '{}'", self.path.display()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that is just being started still has the file open, and with it the lock.
+        let _ = self.file.unlock();
     }
 }
