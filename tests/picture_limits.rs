@@ -168,6 +168,21 @@ fn child_decodes_in_little_memory() {
     println!("all decoded");
 }
 
+/// The height times the samples does not fit into 32 bits, with which the `tiff` crate counts strips.
+#[test]
+fn tiff_files_of_any_height_are_told_from_the_directory() {
+    let planes =
+        [(256, 1), (257, 70_000), (258, 8), (259, 1), (262, 2), (273, DATA), (277, 65_535), (278, 1), (284, 2)];
+    let file = tiff(&planes, &[]);
+    match Image::decode(&file) {
+        Err(Error::ImageTooLarge(text)) => assert!(text.contains("1×70000 pixels"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    for length in 0..file.len() - 1 {
+        assert!(Image::decode(&file[..length]).is_err(), "cut at byte {length}");
+    }
+}
+
 #[test]
 fn claims_and_bombs_cost_little_memory() {
     let output = Command::new(std::env::current_exe().expect("this program"))

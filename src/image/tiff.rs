@@ -1,7 +1,7 @@
 //! TIFF files as PIL reads them. The `tiff` crate reads the directory; strips, tiles and the meaning of samples are here, because
 //! that crate knows neither palettes nor most other kinds.
 
-use std::io::{Read, Seek};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use tiff::decoder::Decoder;
 use tiff::tags::Tag;
@@ -22,7 +22,11 @@ const MAX_PART_BYTES: u64 = 1 << 31;
 const MAX_OVERHEAD: u64 = 1 << 16;
 
 /// Decodes the first picture of a TIFF file, turned as its orientation says (as PIL does with TIFF alone).
-pub(super) fn decode(source: impl Read + Seek) -> Result<Image> {
+pub(super) fn decode(mut source: impl Read + Seek) -> Result<Image> {
+    // Before the crate opens the file: it multiplies the height with the samples in 32 bits.
+    let [width, height] = sides(&mut source).map_err(Failure::from_io)?;
+    check_size(width, height)?;
+    source.rewind().map_err(Failure::from_io)?;
     let mut file = Decoder::new(source)?;
     let layout = Layout::read(&mut file)?;
     let meaning = Meaning::of(&layout, &mut file)?;
@@ -467,6 +471,49 @@ fn turn(image: Image, orientation: u16) -> Result<Image> {
         }
     }
     Ok(Image { width: out_w as u32, height: out_h as u32, rgb })
+}
+
+/// Largest width and height that the first directory names, 1 where it names none (TIFF 6.0, section 2). A directory that ends
+/// early is left to the crate to complain about.
+fn sides(source: &mut (impl Read + Seek)) -> io::Result<[u32; 2]> {
+    let mut sides = [1, 1];
+    let mut scan = || -> io::Result<()> {
+        let mut order = [0; 4];
+        source.read_exact(&mut order)?;
+        let number = |source: &mut _, bytes: usize| number(source, bytes, order[0] == b'I');
+        let directory = number(source, 4)?;
+        source.seek(SeekFrom::Start(directory.into()))?;
+        for _ in 0..number(source, 2)? {
+            let (tag, ty, _count) = (number(source, 2)?, number(source, 2)?, number(source, 4)?);
+            // A short number has the first of four bytes.
+            let size = match ty {
+                1 => 1,
+                3 => 2,
+                _ => 4,
+            };
+            let value = number(source, size)?;
+            number(source, 4 - size)?;
+            if let Some(side) = tag.checked_sub(256).and_then(|i| sides.get_mut(i as usize)) {
+                *side = value.max(*side);
+            }
+        }
+        Ok(())
+    };
+    match scan() {
+        Err(e) if e.kind() != ErrorKind::UnexpectedEof => Err(e),
+        _ => Ok(sides),
+    }
+}
+
+/// A number of up to four bytes.
+fn number(source: &mut impl Read, bytes: usize, little: bool) -> io::Result<u32> {
+    let mut all = [0; 4];
+    let read = &mut all[..bytes];
+    source.read_exact(read)?;
+    if !little {
+        read.reverse();
+    }
+    Ok(u32::from_le_bytes(all))
 }
 
 fn corrupt(what: &str) -> Failure {
