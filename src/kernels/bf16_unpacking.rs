@@ -24,7 +24,7 @@ const HALF: usize = ROWS * STRETCH;
 /// Steps in a stretch.
 const STEPS: usize = STRETCH / STEP;
 /// Stretches ahead that weights are fetched.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// A left operand as it is kept.
 pub(crate) trait Weights {

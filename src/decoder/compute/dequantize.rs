@@ -11,7 +11,7 @@ use llama_cpp_sys_2 as llama;
 use super::kquants::{half, scales_and_minima, BLOCK};
 use crate::kernels::bf16::joined;
 use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
-use crate::kernels::bf16_unpacking::{self, Weights, STRETCH};
+use crate::kernels::bf16_unpacking::{self, Weights, AHEAD, STRETCH};
 
 /// Rows of weights.
 #[derive(Clone, Copy)]
@@ -59,7 +59,7 @@ impl Packer {
             let steps = rows.depth / STEP;
             for stretch in 0..rows.depth.div_ceil(STRETCH) {
                 for row in 0..rows.count {
-                    kept.fetch(row, stretch + 2);
+                    kept.fetch(row, stretch + AHEAD);
                     kept.unpack(row, stretch, LeftRow::new(out, steps, row).further(stretch * (STRETCH / STEP)));
                 }
             }

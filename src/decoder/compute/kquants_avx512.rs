@@ -15,9 +15,9 @@ use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Or
 const VECTORS: usize = 4;
 
 /// A block of weights, unpacked.
-pub(super) struct Unpacked {
+struct Unpacked {
     /// Without signs, of at most 6 bits.
-    pub numbers: [__m512i; VECTORS],
+    numbers: [__m512i; VECTORS],
     /// Of the sums of four numbers: 16 bits, with nothing in the upper half of each lane.
     scales: [__m512i; VECTORS],
     /// Of the activations' sums of 16, to be taken off.
@@ -29,7 +29,7 @@ pub(super) struct Unpacked {
 }
 
 /// A type of weights.
-pub(super) trait Block {
+trait Block {
     /// Bytes of a block.
     const BYTES: usize;
     /// Which runs of 32 numbers [`Unpacked::numbers`] has.
@@ -102,7 +102,7 @@ unsafe fn with_minima(p: *const u8, numbers: [__m512i; VECTORS]) -> Unpacked {
     }
 }
 
-pub(super) struct Q4K;
+struct Q4K;
 
 impl Block for Q4K {
     const BYTES: usize = 144;
@@ -115,7 +115,7 @@ impl Block for Q4K {
     }
 }
 
-pub(super) struct Q5K;
+struct Q5K;
 
 impl Block for Q5K {
     const BYTES: usize = 176;
@@ -138,7 +138,7 @@ impl Block for Q5K {
     }
 }
 
-pub(super) struct Q6K;
+struct Q6K;
 
 impl Block for Q6K {
     const BYTES: usize = 210;
