@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use llama_cpp_sys_2 as llama;
 
 use super::kquants::{half, scales_and_minima, BLOCK};
-use crate::kernels::bf16::joined;
+use crate::kernels::bf16::{joined, truncated};
 use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
 use crate::kernels::bf16_unpacking::{self, Weights, AHEAD, STRETCH};
 
@@ -161,8 +161,9 @@ unsafe fn scaled(numbers: __m512i, scale: __m512, offset: __m512) -> __m512i {
     let odd = _mm512_fmsub_ps(_mm512_castsi512_ps(odd), scale, offset);
     // Rounded to the nearest: cheaper by hand than VCVTNE2PS2BF16, which does not leave neighbours beside each other.
     let half = _mm512_set1_epi32(0x8000);
-    let even = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(even), half));
-    _mm512_ternarylogic_epi32::<0xf8>(even, _mm512_add_epi32(_mm512_castps_si512(odd), half), upper)
+    let even = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(even), half));
+    let odd = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(odd), half));
+    truncated(even, odd)
 }
 
 /// Eight bytes as f32.

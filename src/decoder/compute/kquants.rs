@@ -69,20 +69,13 @@ pub(super) trait Dots: Sync {
 }
 
 /// How far ahead weights are fetched, in bytes: the processor's own prefetching ends with every page.
-#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4096;
 
 /// Fetches what lies ahead of `bytes` bytes that are about to be read; there need not be any memory.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn fetch_ahead(p: *const u8, bytes: usize) {
     fetch(p.wrapping_add(AHEAD), bytes);
 }
-
-/// Elsewhere there is no stable way to.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-pub(super) fn fetch_ahead(_p: *const u8, _bytes: usize) {}
 
 /// Fetches bytes; there need not be any memory.
 #[cfg(target_arch = "x86_64")]
@@ -95,7 +88,7 @@ pub(super) fn fetch(p: *const u8, bytes: usize) {
     }
 }
 
-/// As [`fetch_ahead`].
+/// Elsewhere there is no stable way to.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(super) fn fetch(_p: *const u8, _bytes: usize) {}
