@@ -15,10 +15,10 @@
 //! Everything here may only be used where [`available`] says so; pointers must be valid for what the layout says. Generic
 //! functions are inlined, best into a function compiled for AVX-512F, BW, DQ and BF16.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::bf16::{interleaved, joined, transposed};
+use super::tile_products::{clear, store, Bf16, Finish, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
 use super::tiles::{configure, permitted, release, TILE};
 
 /// Columns of left tiles, and features of right ones.
@@ -29,9 +29,7 @@ pub(crate) const ROWS: usize = 2 * TILE;
 pub(crate) const TOKENS: usize = TILE;
 
 /// Numbers in a tile of bfloat16.
-pub(super) const TILE_LEN: usize = TILE * STEP;
-/// Vectors of tokens that are multiplied at a time: with a group of rows six tiles of sums, and two of operands.
-pub(super) const VECTORS: usize = 3;
+const TILE_LEN: usize = TILE * STEP;
 
 /// Whether this processor has what the module needs, and the system lets this process use it.
 pub(crate) fn available() -> bool {
@@ -147,132 +145,6 @@ pub(crate) struct Product {
     pub steps: usize,
 }
 
-/// Sums of 16 rows by 16 tokens, a row of tokens behind the other.
-#[repr(C, align(64))]
-pub(crate) struct Sums([f32; TILE * TILE]);
-
-impl Sums {
-    pub(super) const ZERO: Sums = Sums([0.0; TILE * TILE]);
-
-    /// The sums of all tokens for one row.
-    #[inline(always)]
-    pub(crate) unsafe fn row(&self, row: usize) -> __m512 {
-        _mm512_load_ps(self.0.as_ptr().add(row * TILE))
-    }
-}
-
-/// What becomes of the sums.
-pub(crate) trait Finish {
-    /// Takes `rows` rows, at most 16, from `row` on, for one vector of tokens.
-    unsafe fn tile(&self, row: usize, rows: usize, vector: usize, sums: &Sums);
-}
-
-/// Where a group of rows and up to [`VECTORS`] vectors of tokens are, while they are multiplied.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub left: *const u16,
-    pub right: *const u16,
-    /// Numbers from a vector to the next in `right`.
-    pub stride: usize,
-}
-
-impl Place {
-    pub(super) fn further(self, steps: usize) -> Place {
-        let left = self.left.wrapping_add(steps * ROWS * STEP);
-        Place { left, right: self.right.wrapping_add(steps * TILE_LEN), ..self }
-    }
-}
-
-/// Makes all tiles of sums zero.
-#[inline(always)]
-pub(super) unsafe fn clear() {
-    asm!(
-        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", "tilezero tmm4", "tilezero tmm5",
-        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
-        options(nostack, nomem),
-    );
-}
-
-/// Stores the sums: the tiles of the first 16 rows, then those of the others.
-#[inline(always)]
-pub(super) unsafe fn store(out: &mut [Sums; 2 * VECTORS]) {
-    asm!(
-        "tilestored [{out} + {row}], tmm0",
-        "tilestored [{out} + {row} + 1024], tmm1",
-        "tilestored [{out} + {row} + 2048], tmm2",
-        "tilestored [{out} + {row} + 3072], tmm3",
-        "tilestored [{out} + {row} + 4096], tmm4",
-        "tilestored [{out} + {row} + 5120], tmm5",
-        out = in(reg) out.as_mut_ptr(),
-        row = in(reg) 64usize,
-        options(nostack),
-    );
-}
-
-/// A loop over steps of depth with the given instructions, which add to the sums.
-macro_rules! steps {
-    ($place:expr, $steps:expr, [$($step:literal)*]) => {
-        asm!(
-            "2:",
-            $($step,)*
-            "add {left}, 2048",
-            "add {a}, 1024",
-            "add {b}, 1024",
-            "add {c}, 1024",
-            "dec {steps}",
-            "jnz 2b",
-            left = inout(reg) $place.left => _,
-            a = inout(reg) $place.right => _,
-            b = inout(reg) $place.right.wrapping_add($place.stride) => _,
-            c = inout(reg) $place.right.wrapping_add(2 * $place.stride) => _,
-            row = in(reg) 64usize,
-            steps = inout(reg) $steps => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        )
-    };
-}
-
-/// Adds the products of a group of rows with `vectors` vectors of tokens. The tile registers hold the sums between calls: no
-/// other code uses them.
-#[inline(always)]
-pub(super) unsafe fn add_products(vectors: usize, place: Place, steps: usize) {
-    match vectors {
-        3 => steps!(place, steps,
-            ["tileloadd tmm6, [{left} + {row}]"
-             "tileloadd tmm7, [{a} + {row}]"
-             "tdpbf16ps tmm0, tmm6, tmm7"
-             "tileloadd tmm7, [{b} + {row}]"
-             "tdpbf16ps tmm1, tmm6, tmm7"
-             "tileloadd tmm7, [{c} + {row}]"
-             "tdpbf16ps tmm2, tmm6, tmm7"
-             // Backwards: the last vector's tile is still there.
-             "tileloadd tmm6, [{left} + {row} + 1024]"
-             "tdpbf16ps tmm5, tmm6, tmm7"
-             "tileloadd tmm7, [{b} + {row}]"
-             "tdpbf16ps tmm4, tmm6, tmm7"
-             "tileloadd tmm7, [{a} + {row}]"
-             "tdpbf16ps tmm3, tmm6, tmm7"]),
-        // Tiles of the third vector's sums are free for operands.
-        2 => steps!(place, steps,
-            ["tileloadd tmm6, [{left} + {row}]"
-             "tileloadd tmm7, [{a} + {row}]"
-             "tdpbf16ps tmm0, tmm6, tmm7"
-             "tileloadd tmm5, [{left} + {row} + 1024]"
-             "tdpbf16ps tmm3, tmm5, tmm7"
-             "tileloadd tmm2, [{b} + {row}]"
-             "tdpbf16ps tmm1, tmm6, tmm2"
-             "tdpbf16ps tmm4, tmm5, tmm2"]),
-        _ => steps!(place, steps,
-            ["tileloadd tmm7, [{a} + {row}]"
-             "tileloadd tmm6, [{left} + {row}]"
-             "tdpbf16ps tmm0, tmm6, tmm7"
-             "tileloadd tmm5, [{left} + {row} + 1024]"
-             "tdpbf16ps tmm3, tmm5, tmm7"]),
-    }
-}
-
 /// Sums that wait to be finished: a group of rows and some vectors.
 struct Waiting {
     row: usize,
@@ -286,20 +158,21 @@ struct Waiting {
 pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
     debug_assert!(p.steps > 0 && p.right_steps >= p.steps);
     configure();
-    let mut sums = [const { [const { Sums::ZERO }; 2 * VECTORS] }; 2];
+    let mut sums = [const { [const { Sums::ZERO }; SUMS] }; 2];
     let mut waiting: Option<Waiting> = None;
     let mut turn = 0;
     for vector in (0..p.vectors).step_by(VECTORS) {
         let right = p.right.add(vector * p.right_steps * TILE_LEN);
         let vectors = VECTORS.min(p.vectors - vector);
         for row in (0..p.rows).step_by(ROWS) {
-            let place = Place { left: p.left.add(row * p.steps * STEP), right, stride: p.right_steps * TILE_LEN };
+            let left = p.left.add(row * p.steps * STEP).cast();
+            let place = Place { left, right: right.cast(), stride: p.right_steps * TILE_BYTES };
             clear();
             let mut done = 0;
-            for piece in 0..2 * VECTORS {
-                let end = p.steps * (piece + 1) / (2 * VECTORS);
+            for piece in 0..SUMS {
+                let end = p.steps * (piece + 1) / SUMS;
                 if end > done {
-                    add_products(vectors, place.further(done), end - done);
+                    Bf16::add_products(vectors, place.further(done), end - done);
                     done = end;
                 }
                 if let Some(w) = &waiting {
@@ -312,7 +185,7 @@ pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
         }
     }
     if let Some(w) = waiting {
-        for tile in 0..2 * VECTORS {
+        for tile in 0..SUMS {
             finish_tile(p, &w, tile, &sums[turn ^ 1], finish);
         }
     }
@@ -321,7 +194,7 @@ pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
 
 /// Finishes one tile of a group's, unless it has no rows or tokens.
 #[inline(always)]
-unsafe fn finish_tile(p: &Product, w: &Waiting, tile: usize, sums: &[Sums; 2 * VECTORS], finish: &impl Finish) {
+unsafe fn finish_tile(p: &Product, w: &Waiting, tile: usize, sums: &[Sums; SUMS], finish: &impl Finish) {
     let (row, n) = (w.row + tile / VECTORS * TILE, tile % VECTORS);
     if row < p.rows && n < w.vectors {
         finish.tile(row, (p.rows - row).min(TILE), w.vector + n, &sums[tile]);

@@ -7,16 +7,14 @@
 //! # Safety
 //! As for [`bf16_tiles`](super::bf16_tiles).
 
-use std::arch::asm;
-
-use super::bf16_tiles::{add_products, clear, store, Finish, LeftRow, Place, Sums};
-use super::bf16_tiles::{ROWS, STEP, TILE_LEN, VECTORS};
+use super::bf16_tiles::{LeftRow, ROWS, STEP};
+use super::tile_products::{clear, store, Bf16, Finish, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
 use super::tiles::{configure, release, TILE};
 
 /// Columns of a row that are unpacked at a time.
 pub(crate) const STRETCH: usize = 8 * STEP;
 /// Vectors of tokens at most: the sums of 16 rows in six tiles.
-pub(crate) const MOST_VECTORS: usize = 2 * VECTORS;
+pub(crate) const MOST_VECTORS: usize = SUMS;
 /// Numbers of memory that a product needs: two stretches of a group of rows.
 pub(crate) const MEMORY: usize = 2 * HALF;
 
@@ -100,7 +98,7 @@ impl Product {
 pub(crate) unsafe fn multiply(p: &Product, weights: &impl Weights, finish: &impl Finish) {
     debug_assert!(p.steps > 0 && (1..=MOST_VECTORS).contains(&p.vectors));
     configure();
-    let mut sums = [const { Sums::ZERO }; 2 * VECTORS];
+    let mut sums = [const { Sums::ZERO }; SUMS];
     let stretches = p.stretches();
     (0..STEPS).for_each(|part| p.unpack(weights, 0, part));
     for unit in 0..p.units() {
@@ -109,14 +107,14 @@ pub(crate) unsafe fn multiply(p: &Product, weights: &impl Weights, finish: &impl
             clear();
         }
         let done = stretch * STEPS;
-        let stride = p.steps * TILE_LEN;
-        let place = Place { left: p.memory_of(unit), right: p.right.wrapping_add(done * TILE_LEN), stride };
+        let right = p.right.cast::<u8>().wrapping_add(done * TILE_BYTES);
+        let place = Place { left: p.memory_of(unit).cast_const().cast(), right, stride: p.steps * TILE_BYTES };
         for step in 0..STEPS {
             if done + step < p.steps {
                 if p.vectors <= VECTORS {
-                    add_products(p.vectors, place.further(step), 1);
+                    Bf16::add_products(p.vectors, place.further(step), 1);
                 } else {
-                    add_products_of_16_rows(p.vectors, place.further(step));
+                    Bf16::add_products_of_16_rows(p.vectors, place.further(step), 1);
                 }
             }
             p.unpack(weights, unit + 1, step);
@@ -129,42 +127,9 @@ pub(crate) unsafe fn multiply(p: &Product, weights: &impl Weights, finish: &impl
     release();
 }
 
-/// Adds the products of a group's first 16 rows with `vectors` vectors of tokens, a step of them.
-#[inline(always)]
-unsafe fn add_products_of_16_rows(vectors: usize, place: Place) {
-    // Vectors that there are not are computed from others, and dropped.
-    let right = |vector: usize| place.right.wrapping_add(vector.min(vectors - 1) * place.stride);
-    asm!(
-        "tileloadd tmm6, [{left} + {row}]",
-        "tileloadd tmm7, [{a} + {row}]",
-        "tdpbf16ps tmm0, tmm6, tmm7",
-        "tileloadd tmm7, [{b} + {row}]",
-        "tdpbf16ps tmm1, tmm6, tmm7",
-        "tileloadd tmm7, [{c} + {row}]",
-        "tdpbf16ps tmm2, tmm6, tmm7",
-        "tileloadd tmm7, [{d} + {row}]",
-        "tdpbf16ps tmm3, tmm6, tmm7",
-        "tileloadd tmm7, [{e} + {row}]",
-        "tdpbf16ps tmm4, tmm6, tmm7",
-        "tileloadd tmm7, [{f} + {row}]",
-        "tdpbf16ps tmm5, tmm6, tmm7",
-        left = in(reg) place.left,
-        a = in(reg) right(0),
-        b = in(reg) right(1),
-        c = in(reg) right(2),
-        d = in(reg) right(3),
-        e = in(reg) right(4),
-        f = in(reg) right(5),
-        row = in(reg) 64usize,
-        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-        options(nostack),
-    );
-}
-
 /// Finishes the tiles of a group that have rows and tokens.
 #[inline(always)]
-unsafe fn finish_group(p: &Product, first: usize, sums: &[Sums; 2 * VECTORS], finish: &impl Finish) {
+unsafe fn finish_group(p: &Product, first: usize, sums: &[Sums; SUMS], finish: &impl Finish) {
     for (tile, sums) in sums.iter().enumerate() {
         let (row, vector) = match p.vectors {
             0..=VECTORS => (first + tile / VECTORS * TILE, tile % VECTORS),

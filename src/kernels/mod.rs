@@ -1,4 +1,4 @@
-//! Inner loops that both halves of the model use: products of bfloat16 matrices on AMX's tile registers.
+//! Inner loops that both halves of the model use: products of matrices on AMX's tile registers.
 //!
 //! What only the vision encoder needs is in its own `kernels`.
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its contract is in its comment or its module's
@@ -6,4 +6,6 @@
 pub(crate) mod bf16;
 pub(crate) mod bf16_tiles;
 pub(crate) mod bf16_unpacking;
+pub(crate) mod int8_unpacking;
+pub(crate) mod tile_products;
 pub(crate) mod tiles;

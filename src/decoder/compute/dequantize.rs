@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{half, scales_and_minima, BLOCK};
+use super::kquants::half;
 use crate::kernels::bf16::{joined, truncated};
 use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
 use crate::kernels::bf16_unpacking::{self, Weights, AHEAD, STRETCH};
@@ -41,9 +41,6 @@ pub(super) struct Packer {
 /// How to pack a type, if it is one that loses nothing to speak of.
 pub(super) fn packer(ty: llama::ggml_type) -> Option<Packer> {
     match ty {
-        llama::GGML_TYPE_Q4_K => Some(Packer::of::<Q4K>()),
-        llama::GGML_TYPE_Q5_K => Some(Packer::of::<Q5K>()),
-        llama::GGML_TYPE_Q6_K => Some(Packer::of::<Q6K>()),
         llama::GGML_TYPE_Q8_0 => Some(Packer::of::<Q8_0>()),
         llama::GGML_TYPE_Q4_0 => Some(Packer::of::<Q4_0>()),
         _ => None,
@@ -119,33 +116,7 @@ impl<T: Type> Weights for Kept<T> {
     }
 }
 
-// Functions and not closures: those would not become part of a caller that is compiled for the instruction set.
-
-/// 32 bytes as 16-bit numbers.
-#[inline(always)]
-unsafe fn words(p: *const u8) -> __m512i {
-    _mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast()))
-}
-
-/// The lower four bits of bytes that are [`words`].
-#[inline(always)]
-unsafe fn low(words: __m512i) -> __m512i {
-    _mm512_and_si512(words, _mm512_set1_epi16(15))
-}
-
-/// The upper four bits.
-#[inline(always)]
-unsafe fn high(words: __m512i) -> __m512i {
-    _mm512_srli_epi16::<4>(words)
-}
-
-/// `numbers + mask & bits`, where the mask's bits are zero in the numbers.
-#[inline(always)]
-unsafe fn with_bits(numbers: __m512i, bits: __m512i, mask: i16) -> __m512i {
-    _mm512_ternarylogic_epi32::<0xf8>(numbers, bits, _mm512_set1_epi16(mask))
-}
-
-/// What [`number`] gives for 0.
+/// What is added to numbers before they are scaled.
 const BIAS: f32 = 128.0;
 
 /// 32 numbers below 128 in 16 bits, times scales, less offsets, in bfloat16. An offset is `BIAS · scale` too high.
@@ -164,127 +135,6 @@ unsafe fn scaled(numbers: __m512i, scale: __m512, offset: __m512) -> __m512i {
     let even = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(even), half));
     let odd = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(odd), half));
     truncated(even, odd)
-}
-
-/// Eight bytes as f32.
-#[inline(always)]
-unsafe fn eight(bytes: u64) -> __m256 {
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes as i64)))
-}
-
-/// Scales and offsets of a block's runs of 32, as [`scaled`] wants them.
-struct Runs {
-    scales: [f32; 8],
-    offsets: [f32; 8],
-}
-
-impl Runs {
-    /// Those of Q4_K and Q5_K.
-    #[inline(always)]
-    unsafe fn of(p: *const u8) -> Runs {
-        let (scales, minima) = scales_and_minima(p.add(4));
-        let scales = _mm256_mul_ps(eight(scales), _mm256_set1_ps(half(p)));
-        let minima = _mm256_mul_ps(eight(minima), _mm256_set1_ps(half(p.add(2))));
-        let mut runs = Runs { scales: [0.0; 8], offsets: [0.0; 8] };
-        _mm256_storeu_ps(runs.scales.as_mut_ptr(), scales);
-        _mm256_storeu_ps(runs.offsets.as_mut_ptr(), _mm256_fmadd_ps(scales, _mm256_set1_ps(BIAS), minima));
-        runs
-    }
-
-    #[inline(always)]
-    unsafe fn scaled(&self, run: usize, numbers: __m512i) -> __m512i {
-        scaled(numbers, _mm512_set1_ps(self.scales[run]), _mm512_set1_ps(self.offsets[run]))
-    }
-}
-
-struct Q4K;
-
-impl Type for Q4K {
-    const BLOCK: usize = BLOCK;
-    const BYTES: usize = 144;
-
-    #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
-        let runs = Runs::of(p);
-        for i in 0..4 {
-            let bytes = words(p.add(16 + 32 * i));
-            out.set_bf16(step + 2 * i, runs.scaled(2 * i, low(bytes)));
-            out.set_bf16(step + 2 * i + 1, runs.scaled(2 * i + 1, high(bytes)));
-        }
-    }
-}
-
-struct Q5K;
-
-impl Type for Q5K {
-    const BLOCK: usize = BLOCK;
-    const BYTES: usize = 176;
-
-    #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
-        let runs = Runs::of(p);
-        // Bit j of a byte is the fifth of run j.
-        let mut fifth = _mm512_slli_epi16::<4>(words(p.add(16)));
-        for i in 0..4 {
-            let bytes = words(p.add(48 + 32 * i));
-            out.set_bf16(step + 2 * i, runs.scaled(2 * i, with_bits(low(bytes), fifth, 16)));
-            fifth = _mm512_srli_epi16::<1>(fifth);
-            out.set_bf16(step + 2 * i + 1, runs.scaled(2 * i + 1, with_bits(high(bytes), fifth, 16)));
-            fifth = _mm512_srli_epi16::<1>(fifth);
-        }
-    }
-}
-
-struct Q6K;
-
-impl Type for Q6K {
-    const BLOCK: usize = BLOCK;
-    const BYTES: usize = 210;
-
-    #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: LeftRow, step: usize) {
-        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(192).cast())));
-        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(half(p.add(208))));
-        let mut runs = Sixteens { scales: [0.0; 16], offsets: [0.0; 16] };
-        _mm512_storeu_ps(runs.scales.as_mut_ptr(), scales);
-        // Numbers are 32 too high.
-        _mm512_storeu_ps(runs.offsets.as_mut_ptr(), _mm512_mul_ps(scales, _mm512_set1_ps(BIAS + 32.0)));
-        for i in 0..2 {
-            // The upper two bits of four numbers share a byte.
-            let two = words(p.add(128 + 32 * i));
-            let (first, second) = (words(p.add(64 * i)), words(p.add(64 * i + 32)));
-            let step = step + 4 * i;
-            let run = 8 * i;
-            let n = with_bits(low(first), _mm512_slli_epi16::<4>(two), 0x30);
-            out.set_bf16(step, runs.scaled(run, n));
-            let n = with_bits(low(second), _mm512_slli_epi16::<2>(two), 0x30);
-            out.set_bf16(step + 1, runs.scaled(run + 2, n));
-            out.set_bf16(step + 2, runs.scaled(run + 4, with_bits(high(first), two, 0x30)));
-            let n = with_bits(high(second), _mm512_srli_epi16::<2>(two), 0x30);
-            out.set_bf16(step + 3, runs.scaled(run + 6, n));
-        }
-    }
-}
-
-/// Scales and offsets of runs of 16.
-struct Sixteens {
-    scales: [f32; 16],
-    offsets: [f32; 16],
-}
-
-impl Sixteens {
-    /// Scales two runs.
-    #[inline(always)]
-    unsafe fn scaled(&self, run: usize, numbers: __m512i) -> __m512i {
-        scaled(numbers, two_runs(&self.scales, run), two_runs(&self.offsets, run))
-    }
-}
-
-/// One value for the lower lanes, the next for the others.
-#[inline(always)]
-unsafe fn two_runs(values: &[f32; 16], first: usize) -> __m512 {
-    let next = _mm_set_ss(values[first + 1]);
-    _mm512_mask_broadcastss_ps(_mm512_set1_ps(values[first]), 0xff00, next)
 }
 
 /// Sixteen bytes with signs as f32, times a factor.

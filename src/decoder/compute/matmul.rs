@@ -9,11 +9,13 @@ use llama_cpp_sys_2 as llama;
 use super::dequantize::{self, Packer};
 use super::floats;
 use super::kquants::{self, Activations, Dots, Rows, Q8K};
+#[cfg(target_arch = "x86_64")]
+use super::kquants_tiles;
 use super::{Failed, Memory, Shared, Tensor, WORK_FOR_THREADS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::bf16_unpacking;
+use crate::kernels::{bf16_unpacking, int8_unpacking};
 use crate::threads::ThreadPool;
 
 /// Tasks for each thread, so that a slow one does not keep the others waiting.
@@ -119,6 +121,12 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tile
     let Some(product) = Product::of(dst) else { return Ok(false) };
     #[cfg(target_arch = "x86_64")]
     if tiles && product.columns >= TILED_FROM && product.slices == [1, 1] {
+        let multiply =
+            kquants_tiles::multiply(product.weights.type_).filter(|_| product.depth.is_multiple_of(kquants::BLOCK));
+        if let Some(multiply) = multiply.filter(|_| int8_unpacking::available()) {
+            by_blocks_in_tiles(pool, memory, &product, multiply)?;
+            return Ok(true);
+        }
         let packer = dequantize::packer(product.weights.type_).filter(|p| product.depth.is_multiple_of(p.block));
         // The system is asked for the tiles only where they are of use.
         if let Some(packer) = packer.filter(|_| bf16_tiles::available()) {
@@ -200,6 +208,55 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
                         out_stride: product.dst.nb[1] / size_of::<f32>(),
                     });
                 }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// With AMX's tiles: both sides in 8 bits.
+#[cfg(target_arch = "x86_64")]
+fn by_blocks_in_tiles(
+    pool: &ThreadPool,
+    memory: &mut Memory,
+    product: &Product,
+    multiply: kquants_tiles::Multiply,
+) -> Result<(), Failed> {
+    let blocks = product.depth / kquants::BLOCK;
+    let vectors = product.columns.div_ceil(int8_unpacking::TOKENS);
+    let tokens = memory.operand.bytes(int8_unpacking::Tokens::bytes(vectors, blocks).ok_or(Failed)?)?;
+    let tasks = memory.of_tasks(int8_unpacking::memory_bytes(blocks).ok_or(Failed)?)?;
+    let (weights, x, dst) = product.slice(0);
+    let (weights, x, tokens, dst) = (Shared(weights.cast_mut()), Shared(x.cast_mut()), Shared(tokens), Shared(dst));
+    pool.parallel_for(vectors, &|vector| {
+        let first = vector * int8_unpacking::TOKENS;
+        let count = int8_unpacking::TOKENS.min(product.columns - first);
+        let to = int8_unpacking::Tokens::new(tokens.get(), blocks).from(vector);
+        // SAFETY: the processor has the tiles; every vector has its own columns of x, and its own part of the operand.
+        unsafe {
+            let from = x.get().add(first * product.x.nb[1]).cast();
+            to.pack(from, product.x.nb[1] / size_of::<f32>(), count);
+        }
+    });
+    let parts = vectors.div_ceil(int8_unpacking::MOST_VECTORS);
+    let rows = product.rows.div_ceil(TASKS * pool.threads()).next_multiple_of(2 * ROW_STEP);
+    pool.run(product.rows.div_ceil(rows), &|task, worker| {
+        let mut own = tasks.of(worker);
+        let first = task * rows;
+        let count = rows.min(product.rows - first);
+        let stride = product.dst.nb[1] / size_of::<f32>();
+        for part in 0..parts {
+            let (start, end) = (vectors * part / parts, vectors * (part + 1) / parts);
+            let column = start * int8_unpacking::TOKENS;
+            // SAFETY: as above; every task has its own rows of the weights and of the result, and every thread its own memory.
+            unsafe {
+                let out = dst.get().cast::<f32>().add(column * stride + first);
+                let first = weights.get().add(first * product.weights.nb[1]);
+                let weights = dequantize::Rows { first, stride: product.weights.nb[1], count, depth: product.depth };
+                let tokens = int8_unpacking::Tokens::new(tokens.get(), blocks).from(start);
+                let vectors = end - start;
+                let int8 = int8_unpacking::Product { rows: count, blocks, vectors, tokens, memory: own.start() };
+                multiply(&weights, &int8, &TokenRows { out, stride, tokens: product.columns - column });
             }
         }
     });

@@ -16,6 +16,8 @@ mod kquants;
 mod kquants_avx2;
 #[cfg(target_arch = "x86_64")]
 mod kquants_avx512;
+#[cfg(target_arch = "x86_64")]
+mod kquants_tiles;
 mod matmul;
 
 use std::cell::UnsafeCell;

@@ -138,27 +138,91 @@ fn products_are_those_of_the_weights() {
                 });
                 let (mut weights, exact) = quantized(ty, rows, &values);
                 let mut x = random.vector(depth * columns);
-                let mut dst = vec![f32::NAN; rows * columns];
-                let wanted: Vec<f64> = x
-                    .chunks(depth)
-                    .flat_map(|x| {
-                        exact
-                            .chunks(depth)
-                            .map(move |w| w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum())
-                    })
-                    .collect();
-                let shape = |a: usize, b: usize| [a as i64, b as i64, 1, 1];
-                let mut src = [
-                    tensor(ty, shape(depth, rows), &mut weights),
-                    tensor(llama::GGML_TYPE_F32, shape(depth, columns), &mut x),
-                ];
-                let to = tensor(llama::GGML_TYPE_F32, shape(rows, columns), &mut dst);
-                let op = node(llama::GGML_OP_MUL_MAT, to, &mut src);
-                assert!(computer.compute(&op).is_ok_and(|done| done), "type {ty}");
+                let (dst, wanted) = product(&computer, ty, &mut weights, &exact, &mut x, depth);
                 // Of what products of numbers of this size would have if signs were random: some of ours cancel out.
                 let e = difference(&dst, &wanted) / (norm(&exact) * norm(&x) / (depth as f64).sqrt());
                 assert!(e < limit, "type {ty}, {depth}×{rows}×{columns}: {e:.1e}");
             }
+        }
+    }
+}
+
+/// `dst = weights · x` as a node that the computer multiplies, and the same in f64 from what the weights stand for.
+fn product(
+    computer: &Computer,
+    ty: llama::ggml_type,
+    weights: &mut [u8],
+    exact: &[f32],
+    x: &mut [f32],
+    depth: usize,
+) -> (Vec<f32>, Vec<f64>) {
+    let (rows, columns) = (exact.len() / depth, x.len() / depth);
+    let mut dst = vec![f32::NAN; rows * columns];
+    let wanted = x
+        .chunks(depth)
+        .flat_map(|x| {
+            exact.chunks(depth).map(move |w| w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum())
+        })
+        .collect();
+    let shape = |a: usize, b: usize| [a as i64, b as i64, 1, 1];
+    let mut src = [tensor(ty, shape(depth, rows), weights), tensor(llama::GGML_TYPE_F32, shape(depth, columns), x)];
+    let to = tensor(llama::GGML_TYPE_F32, shape(rows, columns), &mut dst);
+    let op = node(llama::GGML_OP_MUL_MAT, to, &mut src);
+    assert!(computer.compute(&op).is_ok_and(|done| done), "type {ty}");
+    (dst, wanted)
+}
+
+/// On tiles weights are rounded to 8 bits once more, and that must not show.
+#[test]
+fn k_quants_on_tiles_are_nearly_as_exact_as_beside_8_bit_activations() {
+    let mut random = Random(8);
+    let (depth, rows, columns) = (2560, 48, 40);
+    for ty in [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K] {
+        let (mut weights, exact) = quantized(ty, rows, &random.vector(depth * rows));
+        let mut x = random.vector(depth * columns);
+        // A few activations a hundred times larger than others.
+        x.iter_mut().step_by(331).for_each(|x| *x *= 100.0);
+        let mut computer = computer(2);
+        let [tiles, without] = [true, false].map(|tiles| {
+            computer.tiles = tiles;
+            let (dst, wanted) = product(&computer, ty, &mut weights, &exact, &mut x, depth);
+            error(&dst, &wanted)
+        });
+        println!("{ty}: {tiles:.2e} {without:.2e}");
+        assert!(tiles < 1.2 * without, "type {ty}: {tiles:.1e}, {without:.1e} without");
+    }
+}
+
+/// The largest numbers and scales there are, and blocks of nothing.
+#[test]
+fn k_quants_may_have_any_bytes() {
+    let depth = 512;
+    let columns = 20;
+    let mut random = Random(9);
+    for (ty, halves) in
+        [(llama::GGML_TYPE_Q4_K, 0..4), (llama::GGML_TYPE_Q5_K, 0..4), (llama::GGML_TYPE_Q6_K, 208..210)]
+    {
+        let block = row_bytes(ty, kquants::BLOCK);
+        let mut weights: Vec<u8> =
+            [0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0].iter().flat_map(|&b| vec![b; 2 * block]).collect();
+        for block in weights.chunks_mut(block) {
+            block[halves.clone()]
+                .chunks_mut(2)
+                .for_each(|half| half.copy_from_slice(&f16::from_f32(0.01).to_le_bytes()));
+        }
+        let mut exact = vec![0.0; weights.len() / block * kquants::BLOCK];
+        // SAFETY: as many numbers as the blocks have.
+        unsafe {
+            let to_float = (*llama::ggml_get_type_traits(ty)).to_float.expect("a quantised type");
+            to_float(weights.as_ptr().cast(), exact.as_mut_ptr(), exact.len() as i64);
+        }
+        let mut x = random.vector(depth * columns);
+        x[..depth].fill(0.0);
+        let (dst, wanted) = product(&computer(1), ty, &mut weights, &exact, &mut x, depth);
+        let largest = exact.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
+        for (got, wanted) in dst.iter().zip(wanted) {
+            let e = (f64::from(*got) - wanted).abs() / f64::from(largest) / (depth as f64).sqrt();
+            assert!(e < 2e-2, "type {ty}: {got}, not {wanted}");
         }
     }
 }

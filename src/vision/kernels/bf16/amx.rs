@@ -10,8 +10,8 @@ use super::super::{NormColumn, Simd};
 use super::{attention, AttentionHead, Bf16Kernel, Bf16Product, PackWeights, RoundColumn, ToOperand, ToPanels};
 use crate::gguf::TensorType;
 use crate::kernels::bf16::exp2;
-use crate::kernels::bf16_tiles::{left_len, multiply, right_len, Finish, LeftRow, Product, RightVector, Sums};
-use crate::kernels::bf16_tiles::{ROWS, STEP, TOKENS};
+use crate::kernels::bf16_tiles::{left_len, multiply, right_len, LeftRow, Product, RightVector, ROWS, STEP, TOKENS};
+use crate::kernels::tile_products::{Finish, Sums};
 use crate::kernels::tiles::TILE;
 
 /// Vectors in a full panel.
