@@ -3,7 +3,7 @@ CARGO ?= cargo
 CC ?= cc
 RELEASE = target/release
 
-.PHONY: help setup lib install demo test test-valgrind test-long test-loom test-tsan fuzz fuzz-corpus lint features header abi bench accuracy parity-table goldens convert-demo clean
+.PHONY: help setup lib install demo test test-valgrind test-long test-loom test-tsan test-arm fuzz fuzz-corpus lint features header abi bench accuracy parity-table goldens convert-demo clean
 
 help:
 	@echo 'make demo           build, then answer questions about two pictures through the C API'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-long      threads, cancelling and freeing again, for SECONDS and ten times as often'
 	@echo 'make test-loom      the thread pool in every order of events (needs the network once)'
 	@echo 'make test-tsan      what threads share, under ThreadSanitizer (needs the network once)'
+	@echo 'make test-arm       kernels and answers as 64-bit ARM code, in an emulator (needs the network once)'
 	@echo 'make fuzz           run a fuzz target with libFuzzer; TARGET and SECONDS say which and how long (docs/testing.md)'
 	@echo 'make fuzz-corpus    keep what TARGET found in fuzz/corpus'
 	@echo 'make lint           formatting and clippy'
@@ -61,6 +62,9 @@ test-loom:
 
 test-tsan:
 	@bash scripts/tsan.sh
+
+test-arm: setup
+	@bash scripts/test-arm.sh
 
 TARGET ?= c_api
 SECONDS ?= 600

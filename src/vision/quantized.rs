@@ -126,7 +126,7 @@ impl QuantizedWriter {
                 features: (matrix.rows - row).min(kernel.group()),
                 vectors: tokens / kernel.lanes(),
                 width: width / kernel.lanes(),
-                out: start.add(lane * kernel.value_bytes()).cast(),
+                out: start.cast::<u8>().add(lane * kernel.token_step()),
                 scales: start.add(values * width + lane),
             });
         }

@@ -4,7 +4,7 @@
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
-use super::{Dot, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{Dot, DotOfFour, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
 
 /// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
 pub(super) const fn part_bytes<Q: Quants>() -> usize {
@@ -118,7 +118,8 @@ unsafe fn part<Q: Quants, const REST: bool>(
                 }
             }
         }
-        Q::store_x(t.out.add(offset + (f * t.width + n * 4) * lanes * Q::VALUE_BYTES), four);
+        let (run, within) = (f / Q::RUN * Q::RUN, f % Q::RUN);
+        Q::store_x(t.out.add(offset + ((run * t.width + n * Q::RUN) * lanes + within) * Q::VALUE_BYTES), four);
     }
     let scales = t.scales.byte_add(offset);
     Q::S::store(scales.add(n * lanes), scale);
@@ -169,6 +170,29 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
     }
 }
 
+/// See [`Dot::products`]: four features at a time.
+#[inline(always)]
+pub(super) unsafe fn dots<D: DotOfFour, const R: usize, const N: usize>(
+    w: *const u8,
+    x: *const u8,
+    start: [D::I; N],
+) -> [[D::I; N]; R] {
+    let lanes = D::S::LANES;
+    let mut sums = [start; R];
+    for k in (0..D::GROUP).step_by(4) {
+        let mut xs = [D::load_x(x.add(k * N * lanes * D::VALUE_BYTES)); N];
+        for (n, v) in xs.iter_mut().enumerate().skip(1) {
+            *v = D::load_x(x.add((k * N + n * 4) * lanes * D::VALUE_BYTES));
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (sum, v) in sums.iter_mut().zip(xs) {
+                *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
+            }
+        }
+    }
+    sums
+}
+
 /// A register tile over one group: `c[R, N·LANES] += scales · (w[R, GROUP] · x[GROUP, N·LANES])`, or `=` with `first`, then
 /// plus the bias.
 #[inline(always)]
@@ -184,25 +208,14 @@ unsafe fn tile<D: Dot, const R: usize, const N: usize>(
     let lanes = D::S::LANES;
     let values = D::GROUP * N * lanes * D::VALUE_BYTES;
     let scales: *const f32 = x.add(values).cast();
-    let mut sums = [[D::zero(); N]; R];
+    let nothing = [0i32; 16];
+    let mut start = [D::load_i32(nothing.as_ptr()); N];
     if D::OFFSET {
-        let mut start = [D::zero(); N];
         for (n, s) in start.iter_mut().enumerate() {
             *s = D::load_i32(scales.add((N + n) * lanes).cast());
         }
-        sums = [start; R];
     }
-    for k in (0..D::GROUP).step_by(4) {
-        let mut xs = [D::load_x(x.add(k * N * lanes * D::VALUE_BYTES)); N];
-        for (n, v) in xs.iter_mut().enumerate().skip(1) {
-            *v = D::load_x(x.add((k * N + n * 4) * lanes * D::VALUE_BYTES));
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (sum, v) in sums.iter_mut().zip(xs) {
-                *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
-            }
-        }
-    }
+    let sums = D::products::<R, N>(w, x, start);
     for (r, sums) in sums.iter().enumerate() {
         let w_scale = D::S::splat(*w_scales.add(r));
         let start = if bias.is_null() { D::S::splat(0.0) } else { D::S::splat(*bias.add(r)) };

@@ -10,7 +10,7 @@
 //! computes features with outliers in floating point).
 //!
 //! Quantised activations keep the token panels of [`super`]: for every four features of a group the values of all tokens lie
-//! side by side, four to a token, which is what dot-product instructions take. Behind a part's values are its scales, one a
+//! side by side, four to a token, which is what dot-product instructions take; for instructions that multiply matrices, eight. Behind a part's values are its scales, one a
 //! token, and behind them, where an instruction set needs it, a correction, one a token. The second part always has room; its
 //! scales are zero where it is not used.
 //!
@@ -40,11 +40,13 @@ trait Quants: 'static {
     const GROUP: usize;
     /// Bytes of a quantised number, in activations and weights.
     const VALUE_BYTES: usize;
+    /// Features of a token that lie side by side: 4 or 8.
+    const RUN: usize = 4;
     /// Whether weights are stored plus 128, as unsigned numbers. Sums then start at −128 times the group's sum of
     /// activations, the correction.
     const OFFSET: bool;
 
-    /// Rounds four features of `LANES` tokens, all in −127…127, and stores them token by token.
+    /// Rounds four features of `LANES` tokens, all in −127…127, and stores them token by token, a run from one to the next.
     unsafe fn store_x(p: *mut u8, features: [<Self::S as Simd>::V; 4]);
     /// Rounds to i32.
     unsafe fn store_i32(p: *mut i32, v: <Self::S as Simd>::V);
@@ -59,14 +61,27 @@ trait Quants: 'static {
 trait Dot: Quants {
     /// `LANES` i32 sums.
     type I: Copy;
-    /// Four features of `LANES` tokens.
-    type X: Copy;
     /// Weight rows in a register tile: 6 or 4.
     const ROWS: usize;
 
-    unsafe fn zero() -> Self::I;
     unsafe fn load_i32(p: *const i32) -> Self::I;
     unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V;
+    /// Sums of the products of `R` rows of a group's weights with `N` vectors of its activations, from `start` on.
+    unsafe fn products<const R: usize, const N: usize>(
+        w: *const u8,
+        x: *const u8,
+        start: [Self::I; N],
+    ) -> [[Self::I; N]; R];
+}
+
+/// Dot products of four features.
+///
+/// # Safety
+/// As for [`Simd`].
+trait DotOfFour: Dot {
+    /// Four features of `LANES` tokens.
+    type X: Copy;
+
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
     unsafe fn dot(sums: Self::I, x: Self::X, w: *const u8) -> Self::I;
@@ -157,6 +172,8 @@ pub(crate) trait Int8Kernel: Sync {
     fn value_bytes(&self) -> usize;
     /// Bytes that a token takes in a quantised group.
     fn token_bytes(&self) -> usize;
+    /// Bytes from a token's place in a quantised group to the next one's.
+    fn token_step(&self) -> usize;
     /// Rows in a register tile: row counts that are a multiple of it are fastest.
     fn row_group(&self) -> usize;
     /// Rows that one call of `multiply` should have at most, so that their part of the result stays in the L1 cache.
@@ -197,6 +214,9 @@ macro_rules! int8_kernel {
             }
             fn token_bytes(&self) -> usize {
                 2 * body::part_bytes::<$quants>()
+            }
+            fn token_step(&self) -> usize {
+                <$quants as Quants>::RUN * <$quants as Quants>::VALUE_BYTES
             }
             fn row_group(&self) -> usize {
                 $group
@@ -250,8 +270,13 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
         }
     }
     #[cfg(target_arch = "aarch64")]
-    if std::arch::is_aarch64_feature_detected!("dotprod") {
-        found.push(&neon::DotprodKernel);
+    {
+        if std::arch::is_aarch64_feature_detected!("i8mm") {
+            found.push(&neon::MatricesKernel);
+        }
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            found.push(&neon::DotprodKernel);
+        }
     }
     found
 }

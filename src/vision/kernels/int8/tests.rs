@@ -125,7 +125,7 @@ fn product(
                     features: kernel.group().min(w.inputs - g * kernel.group()),
                     vectors: 1,
                     width: tokens / kernel.lanes(),
-                    out: start.add(lane * kernel.value_bytes()).cast(),
+                    out: start.cast::<u8>().add(lane * kernel.token_step()),
                     scales: start.add(kernel.group() * kernel.value_bytes() / 4 * tokens + lane),
                 });
             }
