@@ -103,6 +103,9 @@ bool tgvi_compute_part(const ggml_tensor * op, int32_t part, int32_t parts, void
             case GGML_OP_ROPE:
                 ggml_compute_forward_rope(&params, dst);
                 return true;
+            case GGML_OP_SET_ROWS:
+                ggml_compute_forward_set_rows(&params, dst);
+                return true;
             case GGML_OP_SOFT_MAX:
                 ggml_compute_forward_soft_max(&params, dst);
                 return true;

@@ -51,11 +51,10 @@ unsafe fn vector<S: Simd>(x: S::V) -> S::V {
     let square = S::mul(x, x);
     let z = S::mul(x, S::fma(square, S::splat(0.044_715 * SCALE), S::splat(SCALE)));
     let zero = S::splat(0.0);
-    let lower = S::min(z, zero);
-    // −|z|
-    let both = S::min(z, S::sub(zero, z));
-    let sigmoid = S::div(exp_negative::<S>(lower), S::add(exp_negative::<S>(both), S::splat(1.0)));
-    S::mul(x, sigmoid)
+    // e^−|z|: σ is 1 / (1 + e^−|z|) above zero, where x is, and e^−|z| times that below.
+    let e = exp_negative::<S>(S::min(z, S::sub(zero, z)));
+    let product = S::fma(S::min(x, zero), e, S::max(x, zero));
+    S::div(product, S::add(e, S::splat(1.0)))
 }
 
 /// Computes `len` numbers.

@@ -107,6 +107,11 @@ impl Buffer {
 /// An operation that could not be computed, for lack of memory.
 struct Failed;
 
+/// Numbers in a tensor.
+fn numbers(t: &Tensor) -> i64 {
+    t.ne.iter().product()
+}
+
 /// A pointer that tasks on several threads use, each its own part of what it points to.
 struct Shared<T>(*mut T);
 
@@ -174,10 +179,14 @@ impl Computer {
             llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op, self.tiles),
             llama::GGML_OP_FLASH_ATTN_EXT => attention::compute(&self.pool, memory, op),
             llama::GGML_OP_UNARY if gelu::compute(&self.pool, op) => Ok(true),
+            // What is written, not the whole cache, tells how large it is; memory that was not used yet takes longest.
+            // SAFETY: the node has its operands.
+            llama::GGML_OP_SET_ROWS if unsafe { numbers(&*op.src[0]) } < SHARED_FROM => Ok(false),
             llama::GGML_OP_ADD
             | llama::GGML_OP_MUL
             | llama::GGML_OP_NORM
             | llama::GGML_OP_RMS_NORM
+            | llama::GGML_OP_SET_ROWS
             | llama::GGML_OP_UNARY => self.share_rows(op, std::ptr::null_mut(), 0),
             llama::GGML_OP_ROPE | llama::GGML_OP_SOFT_MAX => {
                 let row = op.ne[0].max(0) as usize + CACHE_LINE;
@@ -191,7 +200,7 @@ impl Computer {
 
     fn share_rows(&self, op: &Tensor, memory: *mut u8, size: usize) -> Result<bool, Failed> {
         let parts = self.pool.threads();
-        if parts == 1 || op.ne.iter().product::<i64>() < SHARED_FROM {
+        if parts == 1 || numbers(op) < SHARED_FROM {
             return Ok(false);
         }
         let (op, memory) = (Shared((&raw const *op).cast_mut()), Shared(memory));
