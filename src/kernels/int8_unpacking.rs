@@ -101,15 +101,17 @@ impl Tokens {
             let mut scales = [0.0_f32; TOKENS];
             for token in 0..tokens {
                 let features = src.add(token * stride + block * BLOCK);
-                let mut largest = _mm512_setzero_ps();
+                let (mut largest, mut total) = (_mm512_setzero_ps(), 0.0);
                 for (run, sums) in sums.iter_mut().enumerate() {
                     let (a, b) =
                         (_mm512_loadu_ps(features.add(run * RUN)), _mm512_loadu_ps(features.add(run * RUN + 16)));
                     largest = _mm512_max_ps(largest, _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
                     sums[token] = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+                    total += sums[token];
                 }
                 let largest = _mm512_reduce_max_ps(largest);
-                scales[token] = largest / 127.0;
+                // What is not finite makes the scale NaN.
+                scales[token] = largest / 127.0 + total * 0.0;
                 let by = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
                 let part = |i: usize| {
                     _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(features.add(16 * i)), by)))

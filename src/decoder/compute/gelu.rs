@@ -53,7 +53,8 @@ unsafe fn vector<S: Simd>(x: S::V) -> S::V {
     let zero = S::splat(0.0);
     // e^−|z|: σ is 1 / (1 + e^−|z|) above zero, where x is, and e^−|z| times that below.
     let e = exp_negative::<S>(S::min(z, S::sub(zero, z)));
-    let product = S::fma(S::min(x, zero), e, S::max(x, zero));
+    // Of two numbers the second is given where either is none, so that what is not a number stays so.
+    let product = S::fma(S::min(zero, x), e, S::max(zero, x));
     S::div(product, S::add(e, S::splat(1.0)))
 }
 

@@ -52,7 +52,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once where the instruction set can.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `b` where either is not a number; or NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// `b` where either is not a number; or NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
     /// To the nearest integer; |a| < 2^22.
