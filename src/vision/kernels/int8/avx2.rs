@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::{body, int8_kernel, Dot, DotOfFour, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
 
 struct AvxVnni;
 struct Pairs;
@@ -57,6 +57,7 @@ impl Quants for AvxVnni {
 
 impl Dot for AvxVnni {
     type I = __m256i;
+    type X = __m256i;
     const ROWS: usize = 6;
 
     #[inline(always)]
@@ -67,19 +68,6 @@ impl Dot for AvxVnni {
     unsafe fn to_f32(sums: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(sums)
     }
-    #[inline(always)]
-    unsafe fn products<const R: usize, const N: usize>(
-        w: *const u8,
-        x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R] {
-        body::dots::<Self, R, N>(w, x, start)
-    }
-}
-
-impl DotOfFour for AvxVnni {
-    type X = __m256i;
-
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m256i {
         _mm256_loadu_si256(p.cast())
@@ -119,6 +107,7 @@ impl Quants for Pairs {
 
 impl Dot for Pairs {
     type I = __m256i;
+    type X = [__m256i; 2];
     const ROWS: usize = 4;
 
     #[inline(always)]
@@ -129,19 +118,6 @@ impl Dot for Pairs {
     unsafe fn to_f32(sums: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(sums)
     }
-    #[inline(always)]
-    unsafe fn products<const R: usize, const N: usize>(
-        w: *const u8,
-        x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R] {
-        body::dots::<Self, R, N>(w, x, start)
-    }
-}
-
-impl DotOfFour for Pairs {
-    type X = [__m256i; 2];
-
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> [__m256i; 2] {
         [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::{body, int8_kernel, Dot, DotOfFour, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
 
 struct Vnni;
 
@@ -55,6 +55,7 @@ impl Quants for Vnni {
 
 impl Dot for Vnni {
     type I = __m512i;
+    type X = __m512i;
     const ROWS: usize = 6;
 
     #[inline(always)]
@@ -65,19 +66,6 @@ impl Dot for Vnni {
     unsafe fn to_f32(sums: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(sums)
     }
-    #[inline(always)]
-    unsafe fn products<const R: usize, const N: usize>(
-        w: *const u8,
-        x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R] {
-        body::dots::<Self, R, N>(w, x, start)
-    }
-}
-
-impl DotOfFour for Vnni {
-    type X = __m512i;
-
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m512i {
         _mm512_loadu_si512(p.cast())

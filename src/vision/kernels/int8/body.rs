@@ -1,10 +1,10 @@
-//! The algorithms of the quantised products, written once over [`Quants`] and [`Dot`].
+//! The algorithms of the quantised products, written once over [`Quants`], [`Dot`] and [`Products`].
 //!
 //! Everything here is `inline(always)`, as in [`super::super::body`].
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
-use super::{Dot, DotOfFour, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{Dot, Int8Tile, PackBlock, Products, QuantizeGroup, Quants, Simd};
 
 /// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
 pub(super) const fn part_bytes<Q: Quants>() -> usize {
@@ -170,34 +170,46 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
     }
 }
 
-/// See [`Dot::products`]: four features at a time.
-#[inline(always)]
-pub(super) unsafe fn dots<D: DotOfFour, const R: usize, const N: usize>(
-    w: *const u8,
-    x: *const u8,
-    start: [D::I; N],
-) -> [[D::I; N]; R] {
-    let lanes = D::S::LANES;
-    let mut sums = [start; R];
-    for k in (0..D::GROUP).step_by(4) {
-        let mut xs = [D::load_x(x.add(k * N * lanes * D::VALUE_BYTES)); N];
-        for (n, v) in xs.iter_mut().enumerate().skip(1) {
-            *v = D::load_x(x.add((k * N + n * 4) * lanes * D::VALUE_BYTES));
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (sum, v) in sums.iter_mut().zip(xs) {
-                *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
+impl<D: Dot> Products for D {
+    type I = <D as Dot>::I;
+    const ROWS: usize = <D as Dot>::ROWS;
+
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> Self::I {
+        <D as Dot>::load_i32(p)
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V {
+        <D as Dot>::to_f32(sums)
+    }
+    #[inline(always)]
+    unsafe fn products<const R: usize, const N: usize>(
+        w: *const u8,
+        x: *const u8,
+        start: [Self::I; N],
+    ) -> [[Self::I; N]; R] {
+        let lanes = D::S::LANES;
+        let mut sums = [start; R];
+        for k in (0..D::GROUP).step_by(4) {
+            let mut xs = [D::load_x(x.add(k * N * lanes * D::VALUE_BYTES)); N];
+            for (n, v) in xs.iter_mut().enumerate().skip(1) {
+                *v = D::load_x(x.add((k * N + n * 4) * lanes * D::VALUE_BYTES));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (sum, v) in sums.iter_mut().zip(xs) {
+                    *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
+                }
             }
         }
+        sums
     }
-    sums
 }
 
 /// A register tile over one group: `c[R, N·LANES] += scales · (w[R, GROUP] · x[GROUP, N·LANES])`, or `=` with `first`, then
 /// plus the bias.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<D: Dot, const R: usize, const N: usize>(
+unsafe fn tile<D: Products, const R: usize, const N: usize>(
     w: *const u8,
     w_scales: *const f32,
     x: *const u8,
@@ -230,9 +242,9 @@ unsafe fn tile<D: Dot, const R: usize, const N: usize>(
 
 /// See [`super::Int8Kernel::multiply`].
 #[inline(always)]
-pub(super) unsafe fn multiply<D: Dot>(t: &Int8Tile) {
+pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
     #[inline(always)]
-    unsafe fn f<D: Dot, const N: usize>(t: &Int8Tile) {
+    unsafe fn f<D: Products, const N: usize>(t: &Int8Tile) {
         let width = N * D::S::LANES;
         for (g, part) in PARTS.iter().flat_map(|&part| (0..t.groups).map(move |g| (g, part))) {
             let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { continue };

@@ -14,7 +14,7 @@
 //! token, and behind them, where an instruction set needs it, a correction, one a token. The second part always has room; its
 //! scales are zero where it is not used.
 //!
-//! [`Quants`] and [`Dot`] are what an instruction set provides, [`body`] holds the algorithms written over them.
+//! [`Quants`] and [`Dot`] or [`Products`] are what an instruction set provides, [`body`] holds the algorithms written over them.
 
 mod body;
 
@@ -54,11 +54,11 @@ trait Quants: 'static {
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8);
 }
 
-/// Dot products of an instruction set.
+/// Products of an instruction set.
 ///
 /// # Safety
 /// As for [`Simd`].
-trait Dot: Quants {
+trait Products: Quants {
     /// `LANES` i32 sums.
     type I: Copy;
     /// Weight rows in a register tile: 6 or 4.
@@ -74,14 +74,20 @@ trait Dot: Quants {
     ) -> [[Self::I; N]; R];
 }
 
-/// Dot products of four features.
+/// Products that are dot products of four features.
 ///
 /// # Safety
 /// As for [`Simd`].
-trait DotOfFour: Dot {
+trait Dot: Quants {
+    /// `LANES` i32 sums.
+    type I: Copy;
     /// Four features of `LANES` tokens.
     type X: Copy;
+    /// Weight rows in a register tile: 6 or 4.
+    const ROWS: usize;
 
+    unsafe fn load_i32(p: *const i32) -> Self::I;
+    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V;
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
     unsafe fn dot(sums: Self::I, x: Self::X, w: *const u8) -> Self::I;

@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::super::neon::Neon;
-use super::{body, int8_kernel, Dot, DotOfFour, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, Products, QuantizeGroup, Quants, Simd};
 
 struct Dotprod;
 
@@ -53,6 +53,7 @@ impl Quants for Dotprod {
 
 impl Dot for Dotprod {
     type I = int32x4_t;
+    type X = int8x16_t;
     const ROWS: usize = 4;
 
     #[inline(always)]
@@ -63,19 +64,6 @@ impl Dot for Dotprod {
     unsafe fn to_f32(sums: int32x4_t) -> float32x4_t {
         vcvtq_f32_s32(sums)
     }
-    #[inline(always)]
-    unsafe fn products<const R: usize, const N: usize>(
-        w: *const u8,
-        x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R] {
-        body::dots::<Self, R, N>(w, x, start)
-    }
-}
-
-impl DotOfFour for Dotprod {
-    type X = int8x16_t;
-
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> int8x16_t {
         vld1q_s8(p.cast())
@@ -128,7 +116,7 @@ unsafe fn two_by_two(sums: int32x4_t, rows: int8x16_t, tokens: int8x16_t) -> int
     sums
 }
 
-impl Dot for Matrices {
+impl Products for Matrices {
     type I = int32x4_t;
     const ROWS: usize = 4;
 
