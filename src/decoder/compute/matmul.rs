@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
+use half::f16;
 use llama_cpp_sys_2 as llama;
 
 #[cfg(target_arch = "x86_64")]
@@ -150,19 +151,44 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tile
 /// `columns` columns of x in the type that ggml multiplies weights with; columns are `stride` bytes apart in both.
 struct Quantize {
     from_float: unsafe extern "C" fn(*const f32, *mut c_void, i64),
+    ty: llama::ggml_type,
     depth: usize,
     x_stride: usize,
     stride: usize,
 }
 
 impl Quantize {
+    /// Makes the scales of blocks NaN where numbers are not finite: ggml's quantising would hide that.
+    ///
+    /// # Safety
+    /// `to` must be what a column was just quantised to.
+    unsafe fn keep_what_is_not_finite(&self, column: &[f32], to: *mut u8) {
+        // Each block of these types starts with its scale.
+        let (block, nan): (usize, &[u8]) = match self.ty {
+            llama::GGML_TYPE_Q8_K => (256, &f32::NAN.to_le_bytes()),
+            llama::GGML_TYPE_Q8_0 | llama::GGML_TYPE_Q8_1 => (32, &f16::NAN.to_le_bytes()),
+            _ => return,
+        };
+        for (i, x) in column.chunks(block).enumerate() {
+            if !x.iter().fold(true, |finite, x| finite & x.is_finite()) {
+                // SAFETY: the caller's; a block is longer than its scale.
+                unsafe {
+                    let at = llama::ggml_row_size(self.ty, (i * block) as i64);
+                    to.add(at).copy_from_nonoverlapping(nan.as_ptr(), nan.len());
+                }
+            }
+        }
+    }
+
     fn columns(&self, pool: &ThreadPool, columns: usize, x: *const u8, out: *mut u8) {
         let (x, out) = (Shared(x.cast_mut()), Shared(out));
         let one = |column: usize| {
             // SAFETY: every column is read and written once, inside of the two matrices.
             unsafe {
                 let from = x.get().add(column * self.x_stride).cast::<f32>();
-                (self.from_float)(from, out.get().add(column * self.stride).cast(), self.depth as i64);
+                let to = out.get().add(column * self.stride);
+                (self.from_float)(from, to.cast(), self.depth as i64);
+                self.keep_what_is_not_finite(std::slice::from_raw_parts(from, self.depth), to);
             }
         };
         if columns * self.depth < WORK_FOR_THREADS / 4 {
@@ -183,7 +209,8 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
     // SAFETY: every type has traits, and ggml quantises to Q8_K.
     let from_float = unsafe { (*llama::ggml_get_type_traits_cpu(llama::GGML_TYPE_Q8_K)).from_float }.ok_or(Failed)?;
     let stride = blocks * size_of::<Q8K>();
-    let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
+    let ty = llama::GGML_TYPE_Q8_K;
+    let quantize = Quantize { from_float, ty, depth: product.depth, x_stride: product.x.nb[1], stride };
     quantize.columns(pool, product.columns, x, quantized);
     // SAFETY: both have room for `all` blocks, those of `quantized` were just written, and `Activations` may be anything.
     let (from, to) = unsafe {
@@ -340,15 +367,20 @@ fn by_floats(pool: &ThreadPool, product: &Product, multiply: floats::Multiply) {
 /// With ggml's product of a row and a column.
 fn by_rows(pool: &ThreadPool, memory: &mut Memory, product: &Product) -> Result<bool, Failed> {
     // SAFETY: every type has traits; the row's size is plain arithmetic on the type's.
-    let (vec_dot, from_float, stride) = unsafe {
+    let (ty, vec_dot, from_float, stride) = unsafe {
         let traits = &*llama::ggml_get_type_traits_cpu(product.weights.type_);
         let from_float = (*llama::ggml_get_type_traits_cpu(traits.vec_dot_type)).from_float;
-        (traits.vec_dot, from_float, llama::ggml_row_size(traits.vec_dot_type, product.depth as i64))
+        (
+            traits.vec_dot_type,
+            traits.vec_dot,
+            from_float,
+            llama::ggml_row_size(traits.vec_dot_type, product.depth as i64),
+        )
     };
     let (Some(vec_dot), Some(from_float)) = (vec_dot, from_float) else { return Ok(false) };
     let slices = product.slice_count();
     let operand = memory.operand.bytes(stride * product.columns * slices)?;
-    let quantize = Quantize { from_float, depth: product.depth, x_stride: product.x.nb[1], stride };
+    let quantize = Quantize { from_float, ty, depth: product.depth, x_stride: product.x.nb[1], stride };
     for slice in 0..slices {
         let out = operand.wrapping_add(slice * product.columns * stride);
         quantize.columns(pool, product.columns, product.slice(slice).1, out);
