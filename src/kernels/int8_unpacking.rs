@@ -17,7 +17,7 @@ use std::arch::x86_64::*;
 use super::bf16::{interleaved, transposed};
 use super::bf16_tiles;
 use super::tile_products::{clear, store, Bf16, Finish, Int8, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
-use super::tiles::{configure, release, TILE};
+use super::tiles::{configure, multiply_integers, release, TILE};
 
 /// Columns and features of a block.
 pub(crate) const BLOCK: usize = 256;
@@ -43,7 +43,10 @@ const AHEAD: usize = 2;
 
 /// Whether this processor has what the module needs, and the system lets this process use it.
 pub(crate) fn available() -> bool {
-    bf16_tiles::available() && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vbmi")
+    bf16_tiles::available()
+        && multiply_integers()
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vbmi")
 }
 
 /// Steps of depth that runs are multiplied in.
@@ -275,7 +278,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
                 };
                 let row = unit.group * Self::GROUP + first + i;
                 self.weights.unpack(row, unit.block, out);
-                // A row's next block but two, or of the next group the first ones.
+                // The block that comes so many later, which may be one of the next group's.
                 let (row, block) = match unit.block + AHEAD {
                     block if block < self.product.blocks => (row, block),
                     block => (row + Self::GROUP, block - self.product.blocks),

@@ -72,6 +72,14 @@ pub(crate) fn permitted() -> bool {
     })
 }
 
+/// Whether tiles multiply 8-bit integers, too, where they are [`permitted`].
+pub(crate) fn multiply_integers() -> bool {
+    use std::arch::x86_64::__cpuid_count;
+
+    const TILE_INT8: u32 = 1 << 25;
+    permitted() && __cpuid_count(7, 0).edx & TILE_INT8 != 0
+}
+
 /// Other systems are left without.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn permitted() -> bool {
