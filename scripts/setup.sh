@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the build and its tests need and the machine lacks: a C and C++ compiler, cmake, libclang (for bindgen),
-# pkg-config.
+# pkg-config; and for every two arguments, a command and the packages that have it: setup.sh [COMMAND PACKAGES]...
 # Does nothing, and needs no rights and no network, where all of it is there.
 set -eu
 
@@ -11,6 +11,10 @@ need cc gcc
 need c++ g++
 need cmake cmake
 need pkg-config pkg-config
+while [ $# -ge 2 ]; do
+    need "$1" "$2"
+    shift 2
+done
 if [ -z "${LIBCLANG_PATH:-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' &&
     ! ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1; then
     missing="$missing libclang-dev"

@@ -7,21 +7,7 @@ unset TARGET
 target=aarch64-unknown-linux-gnu
 gnu=aarch64-linux-gnu
 
-missing=()
-command -v $gnu-gcc >/dev/null || missing+=(gcc-$gnu libc6-dev-arm64-cross)
-command -v $gnu-g++ >/dev/null || missing+=(g++-$gnu)
-command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
-if [ ${#missing[@]} -gt 0 ]; then
-    if ! command -v apt-get >/dev/null; then
-        echo "test-arm: please install: ${missing[*]}" >&2
-        exit 1
-    fi
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "test-arm: installing ${missing[*]}"
-    $sudo apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+sh scripts/setup.sh $gnu-gcc "gcc-$gnu libc6-dev-arm64-cross" $gnu-g++ g++-$gnu qemu-aarch64 qemu-user
 rustup target add $target >/dev/null
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$gnu-gcc

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::half;
+use super::kquants::{fetch_to_second_level, half};
 use crate::kernels::bf16::{joined, truncated};
 use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
 use crate::kernels::bf16_unpacking::{self, Weights, AHEAD, STRETCH};
@@ -109,10 +109,7 @@ impl<T: Type> Weights for Kept<T> {
 
     #[inline(always)]
     unsafe fn fetch(&self, row: usize, stretch: usize) {
-        for line in (0..STRETCH / T::BLOCK * T::BYTES).step_by(64) {
-            // To the second-level cache: the first has no room for what is not needed at once.
-            _mm_prefetch::<_MM_HINT_T1>(self.at(row, stretch).wrapping_add(line).cast());
-        }
+        fetch_to_second_level(self.at(row, stretch), STRETCH / T::BLOCK * T::BYTES);
     }
 }
 

@@ -88,6 +88,17 @@ pub(super) fn fetch(p: *const u8, bytes: usize) {
     }
 }
 
+/// As [`fetch`], to the second-level cache: for where the first has no room for what is not needed at once.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn fetch_to_second_level(p: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(line).cast()) };
+    }
+}
+
 /// Elsewhere there is no stable way to.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! A k-quant's weight is a number of 4 to 6 bits, less the middle of their range, times its run's scale in 6 to 8 bits, times the
 //! block's, plus its run's offset. The product of the first two takes up to 13 bits; the lower ones, of which a block has most where
 //! weights are largest, are rounded away here: beside what quantising has rounded before, that adds 1 % (Q4_K), 4 % (Q5_K) and
-//! 12 % (Q6_K) of variance.
+//! 12 % (Q6_K) of variance, by calculation.
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Multiply`'s
 
 use std::arch::x86_64::*;
@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use llama_cpp_sys_2 as llama;
 
 use super::dequantize::Rows;
-use super::kquants::{half, scales_and_minima, BLOCK};
+use super::kquants::{fetch_to_second_level, half, scales_and_minima, BLOCK};
 use crate::kernels::bf16_tiles::TokenRows;
 use crate::kernels::int8_unpacking::{self, Product, RowBlock, Weights};
 
@@ -70,10 +70,7 @@ impl<T: Type> Weights for Kept<T> {
 
     #[inline(always)]
     unsafe fn fetch(&self, row: usize, block: usize) {
-        for line in (0..T::BYTES).step_by(64) {
-            // To the second-level cache: the first has no room for what is not needed at once.
-            _mm_prefetch::<_MM_HINT_T1>(self.at(row, block).wrapping_add(line).cast());
-        }
+        fetch_to_second_level(self.at(row, block), T::BYTES);
     }
 }
 

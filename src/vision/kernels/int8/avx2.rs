@@ -4,7 +4,24 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+
+impl Integers for Avx2 {
+    type I = __m256i;
+
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: __m256) {
+        _mm256_storeu_si256(p.cast(), _mm256_cvtps_epi32(v));
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m256i {
+        _mm256_loadu_si256(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: __m256i) -> __m256 {
+        _mm256_cvtepi32_ps(sums)
+    }
+}
 
 struct AvxVnni;
 struct Pairs;
@@ -43,10 +60,6 @@ impl Quants for AvxVnni {
         _mm256_storeu_si256(p.cast(), _mm256_or_si256(ab, cd));
     }
     #[inline(always)]
-    unsafe fn store_i32(p: *mut i32, v: __m256) {
-        _mm256_storeu_si256(p.cast(), _mm256_cvtps_epi32(v));
-    }
-    #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
         let [low, high] = rescaled::<REST>(src, ratio);
         // Packing works within 128-bit halves: put the quarters back in order.
@@ -56,18 +69,9 @@ impl Quants for AvxVnni {
 }
 
 impl Dot for AvxVnni {
-    type I = __m256i;
     type X = __m256i;
     const ROWS: usize = 6;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> __m256i {
-        _mm256_loadu_si256(p.cast())
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: __m256i) -> __m256 {
-        _mm256_cvtepi32_ps(sums)
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m256i {
         _mm256_loadu_si256(p.cast())
@@ -94,10 +98,6 @@ impl Quants for Pairs {
         _mm256_storeu_si256(p.add(32).cast(), pair(features[2], features[3]));
     }
     #[inline(always)]
-    unsafe fn store_i32(p: *mut i32, v: __m256) {
-        _mm256_storeu_si256(p.cast(), _mm256_cvtps_epi32(v));
-    }
-    #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
         for (i, half) in rescaled::<REST>(src, ratio).into_iter().enumerate() {
             _mm256_storeu_si256(out.add(32 * i).cast(), half);
@@ -106,18 +106,9 @@ impl Quants for Pairs {
 }
 
 impl Dot for Pairs {
-    type I = __m256i;
     type X = [__m256i; 2];
     const ROWS: usize = 4;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> __m256i {
-        _mm256_loadu_si256(p.cast())
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: __m256i) -> __m256 {
-        _mm256_cvtepi32_ps(sums)
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> [__m256i; 2] {
         [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]

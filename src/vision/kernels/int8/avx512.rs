@@ -4,7 +4,24 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+
+impl Integers for Avx512 {
+    type I = __m512i;
+
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: __m512) {
+        _mm512_storeu_si512(p.cast(), _mm512_cvtps_epi32(v));
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m512i {
+        _mm512_loadu_si512(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(sums)
+    }
+}
 
 struct Vnni;
 
@@ -44,28 +61,15 @@ impl Quants for Vnni {
         _mm512_storeu_si512(p.cast(), interleave(features));
     }
     #[inline(always)]
-    unsafe fn store_i32(p: *mut i32, v: __m512) {
-        _mm512_storeu_si512(p.cast(), _mm512_cvtps_epi32(v));
-    }
-    #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
         _mm256_storeu_si256(out.cast(), _mm256_xor_si256(rescaled::<REST>(src, ratio), _mm256_set1_epi8(-128)));
     }
 }
 
 impl Dot for Vnni {
-    type I = __m512i;
     type X = __m512i;
     const ROWS: usize = 6;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> __m512i {
-        _mm512_loadu_si512(p.cast())
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: __m512i) -> __m512 {
-        _mm512_cvtepi32_ps(sums)
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m512i {
         _mm512_loadu_si512(p.cast())

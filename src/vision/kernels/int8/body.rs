@@ -4,7 +4,7 @@
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
-use super::{Dot, Int8Tile, PackBlock, Products, QuantizeGroup, Quants, Simd};
+use super::{Dot, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum};
 
 /// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
 pub(super) const fn part_bytes<Q: Quants>() -> usize {
@@ -125,7 +125,7 @@ unsafe fn part<Q: Quants, const REST: bool>(
     Q::S::store(scales.add(n * lanes), scale);
     if Q::OFFSET {
         let correction = Q::S::mul(sum, Q::S::splat(-128.0));
-        Q::store_i32(scales.add((t.width + n) * lanes).cast(), correction);
+        Q::S::store_i32(scales.add((t.width + n) * lanes).cast(), correction);
     }
 }
 
@@ -171,23 +171,14 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
 }
 
 impl<D: Dot> Products for D {
-    type I = <D as Dot>::I;
     const ROWS: usize = <D as Dot>::ROWS;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> Self::I {
-        <D as Dot>::load_i32(p)
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V {
-        <D as Dot>::to_f32(sums)
-    }
     #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
         x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R] {
+        start: [Sum<D>; N],
+    ) -> [[Sum<D>; N]; R] {
         let lanes = D::S::LANES;
         let mut sums = [start; R];
         for k in (0..D::GROUP).step_by(4) {
@@ -221,10 +212,10 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
     let values = D::GROUP * N * lanes * D::VALUE_BYTES;
     let scales: *const f32 = x.add(values).cast();
     let nothing = [0i32; 16];
-    let mut start = [D::load_i32(nothing.as_ptr()); N];
+    let mut start = [D::S::load_i32(nothing.as_ptr()); N];
     if D::OFFSET {
         for (n, s) in start.iter_mut().enumerate() {
-            *s = D::load_i32(scales.add((N + n) * lanes).cast());
+            *s = D::S::load_i32(scales.add((N + n) * lanes).cast());
         }
     }
     let sums = D::products::<R, N>(w, x, start);
@@ -235,7 +226,7 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
             let p = c.add((r * N + n) * lanes);
             let scale = D::S::mul(w_scale, D::S::load(scales.add(n * lanes)));
             let before = if load { D::S::add(D::S::load(p), start) } else { start };
-            D::S::store(p, D::S::fma(D::to_f32(*sum), scale, before));
+            D::S::store(p, D::S::fma(D::S::to_f32(*sum), scale, before));
         }
     }
 }

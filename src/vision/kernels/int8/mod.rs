@@ -10,9 +10,9 @@
 //! computes features with outliers in floating point).
 //!
 //! Quantised activations keep the token panels of [`super`]: for every four features of a group the values of all tokens lie
-//! side by side, four to a token, which is what dot-product instructions take; for instructions that multiply matrices, eight. Behind a part's values are its scales, one a
-//! token, and behind them, where an instruction set needs it, a correction, one a token. The second part always has room; its
-//! scales are zero where it is not used.
+//! side by side, four to a token, which is what dot-product instructions take; for instructions that multiply matrices, eight.
+//! Behind a part's values are its scales, one a token, and behind them, where an instruction set needs it, a correction, one a
+//! token. The second part always has room; its scales are zero where it is not used.
 //!
 //! [`Quants`] and [`Dot`] or [`Products`] are what an instruction set provides, [`body`] holds the algorithms written over them.
 
@@ -29,13 +29,27 @@ mod tests;
 
 use super::Simd;
 
+/// Vectors of 32-bit integers beside those of floats.
+///
+/// # Safety
+/// As for [`Simd`].
+trait Integers: Simd {
+    /// `LANES` of them.
+    type I: Copy;
+
+    /// Rounds to i32.
+    unsafe fn store_i32(p: *mut i32, v: Self::V);
+    unsafe fn load_i32(p: *const i32) -> Self::I;
+    unsafe fn to_f32(sums: Self::I) -> Self::V;
+}
+
 /// How an instruction set stores quantised numbers.
 ///
 /// # Safety
 /// As for [`Simd`].
 trait Quants: 'static {
     /// The float vectors.
-    type S: Simd;
+    type S: Integers;
     /// Features of a group; a multiple of 32.
     const GROUP: usize;
     /// Bytes of a quantised number, in activations and weights.
@@ -48,30 +62,27 @@ trait Quants: 'static {
 
     /// Rounds four features of `LANES` tokens, all in −127…127, and stores them token by token, a run from one to the next.
     unsafe fn store_x(p: *mut u8, features: [<Self::S as Simd>::V; 4]);
-    /// Rounds to i32.
-    unsafe fn store_i32(p: *mut i32, v: <Self::S as Simd>::V);
     /// Stores 32 weights, multiplied by `ratio` / 2^15 and rounded, or with `REST` what rounding left, times 254.
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8);
 }
+
+/// Sums of an instruction set's products.
+type Sum<Q> = <<Q as Quants>::S as Integers>::I;
 
 /// Products of an instruction set.
 ///
 /// # Safety
 /// As for [`Simd`].
 trait Products: Quants {
-    /// `LANES` i32 sums.
-    type I: Copy;
     /// Weight rows in a register tile: 6 or 4.
     const ROWS: usize;
 
-    unsafe fn load_i32(p: *const i32) -> Self::I;
-    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V;
     /// Sums of the products of `R` rows of a group's weights with `N` vectors of its activations, from `start` on.
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
         x: *const u8,
-        start: [Self::I; N],
-    ) -> [[Self::I; N]; R];
+        start: [Sum<Self>; N],
+    ) -> [[Sum<Self>; N]; R];
 }
 
 /// Products that are dot products of four features.
@@ -79,18 +90,14 @@ trait Products: Quants {
 /// # Safety
 /// As for [`Simd`].
 trait Dot: Quants {
-    /// `LANES` i32 sums.
-    type I: Copy;
     /// Four features of `LANES` tokens.
     type X: Copy;
     /// Weight rows in a register tile: 6 or 4.
     const ROWS: usize;
 
-    unsafe fn load_i32(p: *const i32) -> Self::I;
-    unsafe fn to_f32(sums: Self::I) -> <Self::S as Simd>::V;
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
-    unsafe fn dot(sums: Self::I, x: Self::X, w: *const u8) -> Self::I;
+    unsafe fn dot(sums: Sum<Self>, x: Self::X, w: *const u8) -> Sum<Self>;
 }
 
 /// One group of features of one panel of tokens, to be quantised.

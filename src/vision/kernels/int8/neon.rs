@@ -6,7 +6,26 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::super::neon::Neon;
-use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, PackBlock, Products, QuantizeGroup, Quants, Simd};
+use super::{
+    body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum,
+};
+
+impl Integers for Neon {
+    type I = int32x4_t;
+
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: float32x4_t) {
+        vst1q_s32(p, vcvtnq_s32_f32(v));
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> int32x4_t {
+        vld1q_s32(p)
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: int32x4_t) -> float32x4_t {
+        vcvtq_f32_s32(sums)
+    }
+}
 
 struct Dotprod;
 
@@ -33,10 +52,6 @@ impl Quants for Dotprod {
         vst1q_s8(p.cast(), four_by_four(features));
     }
     #[inline(always)]
-    unsafe fn store_i32(p: *mut i32, v: float32x4_t) {
-        vst1q_s32(p, vcvtnq_s32_f32(v));
-    }
-    #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
         for i in (0..32).step_by(8) {
             let wide = vmovl_s8(vld1_s8(src.add(i).cast()));
@@ -52,18 +67,9 @@ impl Quants for Dotprod {
 }
 
 impl Dot for Dotprod {
-    type I = int32x4_t;
     type X = int8x16_t;
     const ROWS: usize = 4;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> int32x4_t {
-        vld1q_s32(p)
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: int32x4_t) -> float32x4_t {
-        vcvtq_f32_s32(sums)
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> int8x16_t {
         vld1q_s8(p.cast())
@@ -97,10 +103,6 @@ impl Quants for Matrices {
         vst1q_lane_s32::<3>(p.add(24).cast(), tokens);
     }
     #[inline(always)]
-    unsafe fn store_i32(p: *mut i32, v: float32x4_t) {
-        Dotprod::store_i32(p, v);
-    }
-    #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
         Dotprod::rescale::<REST>(src, ratio, out);
     }
@@ -117,23 +119,14 @@ unsafe fn two_by_two(sums: int32x4_t, rows: int8x16_t, tokens: int8x16_t) -> int
 }
 
 impl Products for Matrices {
-    type I = int32x4_t;
     const ROWS: usize = 4;
 
-    #[inline(always)]
-    unsafe fn load_i32(p: *const i32) -> int32x4_t {
-        vld1q_s32(p)
-    }
-    #[inline(always)]
-    unsafe fn to_f32(sums: int32x4_t) -> float32x4_t {
-        vcvtq_f32_s32(sums)
-    }
     #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
         x: *const u8,
-        start: [int32x4_t; N],
-    ) -> [[int32x4_t; N]; R] {
+        start: [Sum<Self>; N],
+    ) -> [[Sum<Self>; N]; R] {
         // Of two rows and the two halves of a vector. A row that is alone is multiplied twice.
         let mut squares = [[[vdupq_n_s32(0); 2]; N]; R];
         for k in (0..Self::GROUP).step_by(Self::RUN) {
