@@ -3,6 +3,7 @@
 //! This is the only place that knows which status code of the C ABI a cause has. Codes are part of the ABI: they are never
 //! renumbered and never reused.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Result of every fallible function of the crate.
@@ -76,7 +77,7 @@ pub enum Error {
     Cancelled,
     /// Memory that could not be had.
     #[error("{0}")]
-    OutOfMemory(String),
+    OutOfMemory(Cow<'static, str>),
     /// The processor lacks instructions this build needs.
     #[error("{0}")]
     UnsupportedCpu(String),
@@ -102,7 +103,9 @@ pub enum Error {
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         if source.kind() == std::io::ErrorKind::OutOfMemory {
-            return Error::OutOfMemory(format!("cannot {action} '{}': {source}; free some memory", path.display()));
+            return Error::OutOfMemory(
+                format!("cannot {action} '{}': {source}; free some memory", path.display()).into(),
+            );
         }
         Error::Io { action, path: path.to_owned(), source }
     }

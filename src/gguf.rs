@@ -437,10 +437,13 @@ impl Gguf {
 fn copy_start(file: &mut File, path: &Path, size: u64) -> Result<Mmap> {
     let memory = usize::try_from(size).ok().and_then(|size| MmapMut::map_anon(size).ok());
     let mut memory = memory.ok_or_else(|| {
-        Error::OutOfMemory(format!(
-            "{size} bytes for a copy of '{}' cannot be had; free memory, or map the file instead",
-            path.display()
-        ))
+        Error::OutOfMemory(
+            format!(
+                "{size} bytes for a copy of '{}' cannot be had; free memory, or map the file instead",
+                path.display()
+            )
+            .into(),
+        )
     })?;
     let read = file.read_exact(&mut memory).and_then(|()| memory.make_read_only());
     read.map_err(|e| match e.kind() {

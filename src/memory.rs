@@ -4,12 +4,20 @@
 //! fails, in our code or in the crates it uses, and parts of ggml do not look at what malloc gives them. So a call of the C API
 //! that computes first makes sure that more than all of these take together could be had.
 
+use std::borrow::Cow;
+
 use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
 /// More than the small allocations of any call take together.
 pub(crate) const HEADROOM: usize = 8 << 20;
+
+/// More than a call takes that does not compute, and a thread's first destructor.
+pub(crate) const SMALL: usize = 4 << 10;
+
+/// What `check` says of no more than `HEADROOM`.
+const NONE_TO_WORK_WITH: &str = "there are no 8 MB of memory left to work with; free some memory and call again";
 
 /// Makes sure that `bytes` could be had. Costs two system calls: nothing of the memory is touched, and the allocator's own
 /// stock stays as it is.
@@ -19,11 +27,19 @@ pub(crate) const HEADROOM: usize = 8 << 20;
 pub(crate) fn check(bytes: usize) -> Result<()> {
     match MmapMut::map_anon(bytes) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Error::OutOfMemory(format!(
-            "there are no {} MB of memory left to work with; free some memory and call again",
-            bytes >> 20
-        ))),
+        // A text that needs no memory of its own.
+        Err(_) if bytes <= HEADROOM => Err(Error::OutOfMemory(Cow::Borrowed(NONE_TO_WORK_WITH))),
+        Err(_) => Err(Error::OutOfMemory(
+            format!("there are no {} MB of memory left to work with; free some memory and call again", bytes >> 20)
+                .into(),
+        )),
     }
+}
+
+/// Whether allocations of `bytes` together could be had of the allocator.
+pub(crate) fn has_small(bytes: usize) -> bool {
+    // An allocation that nobody looks at could be optimised away.
+    std::hint::black_box(Vec::<u8>::new()).try_reserve_exact(std::hint::black_box(bytes)).is_ok()
 }
 
 /// Appends items whose number is known.
@@ -33,10 +49,10 @@ pub(crate) fn check(bytes: usize) -> Result<()> {
 pub(crate) fn extend<T>(buffer: &mut Vec<T>, items: impl ExactSizeIterator<Item = T>) -> Result<()> {
     let count = items.len();
     buffer.try_reserve_exact(count).map_err(|_| {
-        Error::OutOfMemory(format!(
-            "no memory for {} bytes; free some memory and call again",
-            count.saturating_mul(size_of::<T>())
-        ))
+        Error::OutOfMemory(
+            format!("no memory for {} bytes; free some memory and call again", count.saturating_mul(size_of::<T>()))
+                .into(),
+        )
     })?;
     buffer.extend(items);
     Ok(())

@@ -192,7 +192,7 @@ impl Budget {
             megabytes(needed),
             megabytes(self.limit),
             megabytes(others)
-        )))
+        ).into()))
     }
 }
 

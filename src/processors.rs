@@ -57,7 +57,7 @@ impl ProcessorMask {
         }
         std::thread::scope(|scope| {
             let bound = std::thread::Builder::new().spawn_scoped(scope, || bind(self.0).map(|()| f()));
-            let bound = bound.map_err(|e| Error::OutOfMemory(format!("a thread cannot be started: {e}")))?;
+            let bound = bound.map_err(|e| Error::OutOfMemory(format!("a thread cannot be started: {e}").into()))?;
             bound.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }

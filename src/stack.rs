@@ -25,7 +25,7 @@ pub(crate) fn with_room_for<T: Send>(levels: usize, f: impl FnOnce() -> T + Send
         let thread = thread::Builder::new()
             .stack_size(levels * BYTES_A_LEVEL)
             .spawn_scoped(scope, || panics::quietly(f))
-            .map_err(|e| Error::OutOfMemory(format!("a thread cannot be started: {e}")))?;
+            .map_err(|e| Error::OutOfMemory(format!("a thread cannot be started: {e}").into()))?;
         thread.join().and_then(|done| done).map_or_else(|panic| resume_unwind(panic), Ok)
     });
     drop(signals);

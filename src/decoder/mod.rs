@@ -113,9 +113,9 @@ impl ErrorText {
     fn cause(&self, otherwise: impl FnOnce(String) -> Error) -> Error {
         let text = self.describe();
         match ["bad_alloc", "allocate"].iter().any(|sign| text.contains(sign)) {
-            true => {
-                Error::OutOfMemory(format!("llama.cpp ran out of memory ({text}); free some memory and call again"))
-            }
+            true => Error::OutOfMemory(
+                format!("llama.cpp ran out of memory ({text}); free some memory and call again").into(),
+            ),
             false => otherwise(text),
         }
     }
@@ -461,11 +461,14 @@ impl Order {
         // SAFETY: the model outlives the context, which holds an Arc of it; so does the watch.
         let context = unsafe { bindings::tgvi_context_new(old, model, &params, error.0.as_mut_ptr(), error.0.len()) };
         NonNull::new(context).map(|context| NewContext { context }).ok_or_else(|| {
-            Error::OutOfMemory(format!(
-                "a context of {} positions could not be created: {}; use a smaller context",
-                params.n_ctx,
-                error.describe()
-            ))
+            Error::OutOfMemory(
+                format!(
+                    "a context of {} positions could not be created: {}; use a smaller context",
+                    params.n_ctx,
+                    error.describe()
+                )
+                .into(),
+            )
         })
     }
 }
@@ -743,9 +746,12 @@ impl Decoder {
             };
             if !added {
                 // What stands there is sound, so that it can only be this.
-                return Err(Error::OutOfMemory(format!(
-                    "position {position} could not be put into llama.cpp's batch; free some memory and call again"
-                )));
+                return Err(Error::OutOfMemory(
+                    format!(
+                        "position {position} could not be put into llama.cpp's batch; free some memory and call again"
+                    )
+                    .into(),
+                ));
             }
             count += 1;
         }

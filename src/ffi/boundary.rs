@@ -1,5 +1,6 @@
 //! What every exported function shares: the panic boundary, handles, option structs, strings.
 
+use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 use std::sync::Arc;
 
@@ -10,10 +11,14 @@ use crate::panics;
 
 /// Runs the body of an exported function. Errors and panics become a status and this thread's last error.
 pub(super) fn boundary(body: impl FnOnce() -> Result<()>) -> tgv_status {
-    let error = match panics::quietly(body) {
-        Ok(Ok(())) => return TGV_OK,
-        Ok(Err(error)) => error,
-        Err(payload) => Error::Internal(panics::text(payload.as_ref())),
+    let error = if memory::has_small(memory::SMALL) {
+        match panics::quietly(body) {
+            Ok(Ok(())) => return TGV_OK,
+            Ok(Err(error)) => error,
+            Err(payload) => Error::Internal(panics::text(payload.as_ref())),
+        }
+    } else {
+        Error::OutOfMemory(Cow::Borrowed("there is no memory left; free some and call again"))
     };
     set_last_error(&error);
     error.status()

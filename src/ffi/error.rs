@@ -1,9 +1,11 @@
 //! Status codes and the last error.
 
-use std::cell::RefCell;
-use std::ffi::{c_char, CString};
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_char, CStr, CString};
+use std::fmt::Write;
 
 use crate::error::Error;
+use crate::memory;
 
 /// Result of every function that can fail: TGV_OK or one of TGV_ERROR_.... Codes are never renumbered or reused.
 pub type tgv_status = i32;
@@ -45,12 +47,46 @@ pub const TGV_ERROR_INTERNAL: tgv_status = 7016;
 /// A saved embedding is damaged or something else.
 pub const TGV_ERROR_BAD_EMBEDDING_FILE: tgv_status = 7017;
 
-thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+/// The text of a thread's last error.
+#[derive(Default)]
+struct Text(CString);
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        SHOWN.set(c"".as_ptr());
+    }
 }
 
+thread_local! {
+    static LAST: RefCell<Text> = RefCell::default();
+    /// What `tgv_last_error` gives: has no destructor, so that it needs no memory.
+    static SHOWN: Cell<*const c_char> = const { Cell::new(c"".as_ptr()) };
+}
+
+/// Stands for any text there is no memory for.
+const NO_MEMORY: &CStr = c"there is no memory left, not even for a message; free some memory and call again";
+
 pub(super) fn set_last_error(error: &Error) {
-    LAST.with_borrow_mut(|last| *last = c_string(&error.to_string()));
+    let mut length = Length(0);
+    let counted = write!(length, "{error}");
+    if counted.is_err() || !memory::has_small(3 * length.0 + memory::SMALL) {
+        SHOWN.set(NO_MEMORY.as_ptr());
+        return;
+    }
+    LAST.with_borrow_mut(|last| {
+        last.0 = c_string(&error.to_string());
+        SHOWN.set(last.0.as_ptr());
+    });
+}
+
+/// Counts the bytes written to it.
+struct Length(usize);
+
+impl Write for Length {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
 }
 
 /// A C string; NUL characters inside become U+FFFD.
@@ -64,7 +100,7 @@ pub(super) fn c_string(text: &str) -> CString {
 /// Thread-safety: each thread has its own.
 #[no_mangle]
 pub extern "C" fn tgv_last_error() -> *const c_char {
-    LAST.with_borrow(|last| last.as_ptr())
+    SHOWN.get()
 }
 
 /// The name of a status code, such as "TGV_ERROR_IO"; "unknown status" for other numbers. Static, never NULL.

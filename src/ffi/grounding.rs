@@ -87,7 +87,7 @@ pub unsafe extern "C" fn tgv_boxes_create(image: *const tgv_image, out_boxes: *m
 /// Thread-safety: any thread.
 #[no_mangle]
 pub unsafe extern "C" fn tgv_boxes_push(boxes: *mut tgv_boxes, text: *const c_char) -> tgv_status {
-    boundary(|| {
+    working(|| {
         // SAFETY: the caller's promises of the C documentation.
         let (cell, text) = unsafe { (tgv_boxes::share(boxes)?, require_text(text, "text")?) };
         let mut state = cell.lock();

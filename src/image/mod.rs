@@ -249,7 +249,9 @@ fn too_costly(what: &str) -> Error {
 }
 
 fn no_memory(bytes: u64) -> Error {
-    Error::OutOfMemory(format!("no memory for {bytes} bytes of a picture; free some memory or scale the picture down"))
+    Error::OutOfMemory(
+        format!("no memory for {bytes} bytes of a picture; free some memory or scale the picture down").into(),
+    )
 }
 
 /// An empty vector with room for exactly `len` values.

@@ -157,7 +157,7 @@ impl VisionDims {
     }
 
     fn too_large(rows: usize, tokens: usize) -> Error {
-        Error::OutOfMemory(format!("{rows}×{tokens} numbers do not fit this machine's address space"))
+        Error::OutOfMemory(format!("{rows}×{tokens} numbers do not fit this machine's address space").into())
     }
 }
 

@@ -39,7 +39,7 @@ impl Buffer {
             None => Err(Error::OutOfMemory(format!(
                 "no memory for {:.1} MiB of the vision encoder's working buffers; free some memory or use a smaller model",
                 len as f64 * 4.0 / (1 << 20) as f64
-            ))),
+            ).into())),
         }
     }
 }
@@ -161,7 +161,8 @@ impl<'a> Panels<'a> {
     pub(super) fn to_rows(&self) -> Result<Vec<f32>> {
         let mut out = Vec::new();
         let len = self.rows * self.tokens;
-        out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory(format!("no memory for {len} floats of output")))?;
+        out.try_reserve_exact(len)
+            .map_err(|_| Error::OutOfMemory(format!("no memory for {len} floats of output").into()))?;
         for token in 0..self.tokens {
             let (p, lane) = self.shape.place(token);
             let (at, width) = (self.offset(p, 0) + lane, self.width(p));

@@ -4,7 +4,8 @@
  *   out_of_memory DECODER VISION PICTURE QUESTION ANSWER JPEG SCRATCH FILES exhausted
  *   out_of_memory DECODER VISION PICTURE QUESTION ANSWER JPEG SCRATCH FILES LEAST_BYTES MOST_BYTES STEP KNOWN_DEATHS
  *
- * First form: a step begins with so much address space left and no more, from none to more than enough. No process may die.
+ * First form: a step begins with so much address space left and no more, from none, not even in the allocator's stock, to more
+ * than enough. No process may die.
  * Second form: of the allocations of LEAST_BYTES up to MOST_BYTES every STEP-th fails, it alone, each in a process of its own,
  * as this program's malloc stands in front of the system's. That is what no headroom helps against, and what neither Rust nor
  * C code without checks survives: at most KNOWN_DEATHS may end by a signal. FILES is that of tgv_model_params.
@@ -178,19 +179,47 @@ static tgv_status create_boxes(void) { return tgv_boxes_create(png, &boxes); }
 static tgv_status push_box(void) { return tgv_boxes_push(boxes, "<p>it</p>{<10><10><50><50>}"); }
 static tgv_status draw(void) { return tgv_boxes_draw(boxes, png, arguments[OWN_ARGUMENTS + 1]); }
 
+
+static tgv_status count_tokens(void)
+{
+    size_t tokens = 0;
+    const tgv_status status = tgv_model_count_tokens(model, arguments[4], &tokens);
+    CHECK(status == TGV_OK ? tokens > 0 : tokens == 0);
+    return status;
+}
+
+static tgv_status set_sampling(void)
+{
+    tgv_sampling_params params = TGV_SAMPLING_PARAMS_INIT;
+    return tgv_session_set_sampling(session, &params);
+}
+
+static void on_message(int32_t level, const char *message, void *user_data)
+{
+    (void)user_data;
+    CHECK(level > 0 && message[0] != 0);
+}
+
+static tgv_status listen_to_log(void)
+{
+    uint64_t id = 0;
+    const tgv_status status = tgv_add_log_callback(on_message, NULL, &id);
+    CHECK((status == TGV_OK) == (id != 0));
+    return status;
+}
+
 typedef struct step {
     const char *name;
     tgv_status (*run)(void);
 } step;
 
 static const step steps[] = {
-    { "plan", plan },         { "load", load },           { "open png", open_png },
-    { "open jpeg", open_jpeg }, { "encode", encode_png }, { "save", save },
-    { "load saved", load_saved }, { "create", create },   { "add jpeg", add_jpeg },
-    { "reset", reset },       { "add", add },             { "rank", rank },
-    { "ask each", ask_each }, { "set answers", set_answers }, { "set grammar", set_grammar },
-    { "ask", ask },           { "create boxes", create_boxes }, { "push", push_box },
-    { "draw", draw },
+    { "listen", listen_to_log }, { "plan", plan }, { "load", load }, { "open png", open_png },
+    { "open jpeg", open_jpeg }, { "encode", encode_png }, { "save", save }, { "load saved", load_saved },
+    { "create", create }, { "add jpeg", add_jpeg }, { "count tokens", count_tokens },
+    { "set sampling", set_sampling }, { "reset", reset }, { "add", add }, { "rank", rank }, { "ask each", ask_each },
+    { "set answers", set_answers }, { "set grammar", set_grammar }, { "ask", ask }, { "create boxes", create_boxes },
+    { "push", push_box }, { "draw", draw },
 };
 
 enum { STEPS = sizeof steps / sizeof steps[0] };
@@ -207,21 +236,52 @@ static void leave(long bytes)
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
 }
 
+/* Takes what the allocator has in stock, so that it has nothing for however small a request. */
+static void *use_up(void)
+{
+    void *all = NULL;
+    size_t size;
+    for (size = 1 << 20; size >= 16; size /= 2) {
+        void **piece;
+        while ((piece = (void **)malloc(size)) != NULL) {
+            *piece = all;
+            all = piece;
+        }
+    }
+    return all;
+}
+
+static void give_back(void *all)
+{
+    while (all != NULL) {
+        void *next = *(void **)all;
+        free(all);
+        all = next;
+    }
+}
+
 /* How one of these processes ended, by its exit status. */
 enum { FINE = 0, WRONG = 1, TOLD = 2, DIED = 3, ENDS = 4 };
 
-/* `short_step` has so many bytes left; -1 is none. */
+/* Instead of a number of bytes: none, and the allocator has none in stock either. */
+enum { NOT_ONE = -2 };
+
+/* `short_step` has so many bytes left, or NOT_ONE; -1 is no step. */
 static int go(int short_step, long bytes)
 {
     int i, end = FINE;
     for (i = 0; i < STEPS; i++) {
         tgv_status status;
+        void *stock = NULL;
         traces->step = i;
         if (i == short_step)
-            leave(bytes);
+            leave(bytes == NOT_ONE ? 0 : bytes);
+        if (i == short_step && bytes == NOT_ONE)
+            stock = use_up();
         status = steps[i].run();
         if (i == short_step)
             leave(-1);
+        give_back(stock);
         if (status == TGV_OK)
             continue;
         CHECK_STATUS(status, TGV_ERROR_OUT_OF_MEMORY);
@@ -303,7 +363,7 @@ static void fail_each(char **argv)
 
 static void exhaust_each(void)
 {
-    static const long left[] = { 0, 64 << 10, 256 << 10, 1 << 20, 3 << 20, 6 << 20, 9 << 20, 12 << 20, 18 << 20, 40 << 20 };
+    static const long left[] = { NOT_ONE, 0, 64 << 10, 256 << 10, 1 << 20, 3 << 20, 6 << 20, 9 << 20, 12 << 20, 18 << 20, 40 << 20 };
     long ended[ENDS] = { 0 };
     size_t i;
     int n;
