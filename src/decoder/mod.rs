@@ -12,6 +12,7 @@ pub mod trace;
 mod validate;
 mod watch;
 
+use std::borrow::Cow;
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -714,7 +715,11 @@ impl Decoder {
         (start, length): (f32, f32),
     ) -> Result<()> {
         if self.broken {
-            return Err(Error::Decoder("it failed before".into()));
+            // Since a call begins with a sound context, it broke when positions were removed or copied, and all that these
+            // do beyond changing numbers is allocating.
+            return Err(Error::OutOfMemory(Cow::Borrowed(
+                "llama.cpp could not change what its KV cache holds; free some memory and call again",
+            )));
         }
         memory::check(memory::HEADROOM)?;
         let context = self.context.as_ptr();
