@@ -39,6 +39,25 @@ fn demo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/demo").join(name)
 }
 
+/// How many tokens texts have, in prompts of TinyGPT-V, with the vocabulary of GPT-2, which Phi-2 shares.
+const LENGTHS: [(&str, usize); 12] = [
+    ("Give the following image: <Img>", 9),
+    ("ImageContent", 2),
+    (
+        "</Img>. You will be able to see the image once I provide it to you. Please answer my questions.###Human: <Img>",
+        31,
+    ),
+    ("###Human: <Img>", 7),
+    ("</Img> [vqa] What is the color of the large object on the left?###Assistant: ", 24),
+    ("red###Human: [vqa] And on the right?###Assistant: ", 17),
+    ("red ###Assistant: ", 5),
+    ("<s>[INST] <Img>", 9),
+    ("</Img> a [/INST]", 8),
+    ("[vqa] Based on the image, respond to this question with a short answer: a", 19),
+    ("[refer] give me the location of [grounding] describe this image in detail", 18),
+    ("[caption] [detection] [identify]", 12),
+];
+
 #[test]
 fn pairs_of_every_kind_look_and_answer() {
     let types = ["--decoder-type", "f32,f16,bf16,q8_0,q4_k_m", "--vision-type", "f32,f16,bf16,q8_0"];
@@ -156,6 +175,9 @@ fn the_vocabulary_of_the_full_size_works() {
     assert_eq!(encode("<|endoftext|>"), [50256]);
     assert_eq!((encode(&" ".repeat(31)), encode("  "), encode("\t\t")), (vec![50257], vec![50286], vec![50294]));
     assert_eq!((encode(" picture").len(), encode(" the").len()), (1, 1), "common words are one token");
+    for (text, length) in LENGTHS {
+        assert_eq!(encode(text).len(), length, "{text}");
+    }
     assert!(!t.is_fallback());
     for text in ["###Human: <Img></Img> What is left of the star? ###Assistant:", "Grüße, ⭐ 日本語\n\t a   b 1234"]
     {

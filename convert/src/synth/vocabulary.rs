@@ -27,7 +27,12 @@ const WORDS: &str = "the of and a to in is you that it he was for on are as with
     out many then them these so some her would make like him into time has look two more write go see number no way could \
     people my than first water been call who its now find long down day did get come made may part image picture question \
     answer Human Assistant Give following able once provide please red green blue yellow black white circle square \
-    triangle star left right above below between yes true false";
+    triangle star left right above below between yes true false You Please questions What color large object And give me \
+    location describe detail Based respond short statement";
+/// What else the prompts and questions of TinyGPT-V break into with Phi-2's vocabulary, so that they have as many tokens with
+/// this one. Where two want the same letter, the first takes it.
+const PIECES: &str =
+    "Human Assistant Give Image Content INST qa ident ground ing re fer red ca ption det ection ify Ġ< </ >. Ġ[ >[ Ġ[/";
 
 /// How many merges a vocabulary of so many rows has room for.
 fn merges_in(rows: usize) -> usize {
@@ -44,7 +49,8 @@ pub fn tokenizer_json(rows: usize) -> Result<Json> {
     let least = BYTES + SEPARATOR.len() + 1 + RUNS;
     ensure!(rows >= least, "a vocabulary of {rows} rows is too small; {least} is the least");
     let mut makings = Makings::new(merges_in(rows));
-    makings.words();
+    WORDS.split_whitespace().for_each(|word| makings.word("Ġ", word));
+    PIECES.split_whitespace().for_each(|piece| makings.word("", piece));
     makings.anything();
     let end = makings.tokens.len();
     let mut vocabulary: Map<String, Json> = makings.tokens.into_iter().zip((0..end).map(Json::from)).collect();
@@ -117,15 +123,14 @@ impl Makings {
         self.tokens.push(token);
     }
 
-    /// Words letter by letter from the front, before any other merge could take their letters.
-    fn words(&mut self) {
-        for word in WORDS.split_whitespace() {
-            let mut left = String::from("Ġ");
-            for letter in word.chars() {
-                let letter = letter.to_string();
+    /// A word letter by letter from the front, before any other merge could take its letters.
+    fn word(&mut self, start: &str, rest: &str) {
+        let mut left = String::from(start);
+        for letter in rest.chars().map(String::from) {
+            if !left.is_empty() {
                 self.merge(&left, &letter);
-                left += &letter;
             }
+            left += &letter;
         }
     }
 
