@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS};
+use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS, PLACES};
 
 /// Runs in a block.
 const RUNS: usize = 8;
@@ -182,38 +182,54 @@ unsafe fn sum_of(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// One row times `N` columns.
+/// `R` rows, which are `apart` rows apart, times `N` columns.
 #[inline(always)]
-unsafe fn row<S: Sums, B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *mut f32) {
+unsafe fn multiply<S: Sums, B: Block, const N: usize, const R: usize>(rows: &Rows, first: usize, apart: usize) {
     let halves = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
-    let mut sums = [_mm256_setzero_ps(); N];
+    let mut sums = [[_mm256_setzero_ps(); N]; R];
     for block in 0..rows.blocks {
-        let p = weights.add(block * B::BYTES);
-        let w = B::unpack(p);
-        fetch_ahead(p, B::BYTES);
-        let mut pairs = [0_i64; RUNS];
-        for (i, four) in S::spread(w.scales).into_iter().enumerate() {
-            _mm256_storeu_si256(pairs.as_mut_ptr().add(RUNS / 2 * i).cast(), four);
-        }
-        let mut scales = [_mm256_setzero_si256(); RUNS];
-        for (scale, pair) in scales.iter_mut().zip(pairs) {
-            *scale = _mm256_permutevar8x32_epi32(_mm256_set1_epi64x(pair), halves);
-        }
-        for (n, total) in sums.iter_mut().enumerate() {
-            let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
-            let mut sum = _mm256_setzero_si256();
-            for (run, (numbers, scale)) in w.numbers.into_iter().zip(scales).enumerate() {
-                sum = S::add(sum, numbers, load(x.numbers.as_ptr().add(32 * run).cast()), scale);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let p = rows.weights.add((first + r * apart) * rows.row_bytes + block * B::BYTES);
+            let w = B::unpack(p);
+            fetch_ahead(p, B::BYTES);
+            let mut pairs = [0_i64; RUNS];
+            for (i, four) in S::spread(w.scales).into_iter().enumerate() {
+                _mm256_storeu_si256(pairs.as_mut_ptr().add(RUNS / 2 * i).cast(), four);
             }
-            let scale = _mm256_set1_ps(w.scale * x.scale);
-            *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
-            let offset = _mm256_madd_epi16(w.offsets, load(x.sums.as_ptr().cast()));
-            let scale = _mm256_set1_ps(w.offset_scale * x.scale);
-            *total = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offset), scale, *total);
+            let mut scales = [_mm256_setzero_si256(); RUNS];
+            for (scale, pair) in scales.iter_mut().zip(pairs) {
+                *scale = _mm256_permutevar8x32_epi32(_mm256_set1_epi64x(pair), halves);
+            }
+            for (n, total) in sums.iter_mut().enumerate() {
+                let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
+                let mut sum = _mm256_setzero_si256();
+                for (run, (numbers, scale)) in w.numbers.into_iter().zip(scales).enumerate() {
+                    sum = S::add(sum, numbers, load(x.numbers.as_ptr().add(32 * run).cast()), scale);
+                }
+                let scale = _mm256_set1_ps(w.scale * x.scale);
+                *total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *total);
+                let offset = _mm256_madd_epi16(w.offsets, load(x.sums.as_ptr().cast()));
+                let scale = _mm256_set1_ps(w.offset_scale * x.scale);
+                *total = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offset), scale, *total);
+            }
         }
     }
-    for (n, sum) in sums.into_iter().enumerate() {
-        *out.add(n * rows.out_stride) = sum_of(sum);
+    for (r, sums) in sums.into_iter().enumerate() {
+        for (n, sum) in sums.into_iter().enumerate() {
+            *rows.out.add(n * rows.out_stride + first + r * apart) = sum_of(sum);
+        }
+    }
+}
+
+/// All rows times `N` columns, from `R` places at a time.
+#[inline(always)]
+unsafe fn multiply_all<S: Sums, B: Block, const N: usize, const R: usize>(rows: &Rows) {
+    let apart = rows.rows / R;
+    for row in 0..apart {
+        multiply::<S, B, N, R>(rows, row, apart);
+    }
+    for row in apart * R..rows.rows {
+        multiply::<S, B, N, 1>(rows, row, 0);
     }
 }
 
@@ -230,16 +246,14 @@ macro_rules! dots {
             }
             unsafe fn multiply(&self, rows: &Rows) {
                 #[target_feature(enable = $features)]
-                unsafe fn f<B: Block, const N: usize>(rows: &Rows) {
-                    for r in 0..rows.rows {
-                        row::<$sums, B, N>(rows, rows.weights.add(r * rows.row_bytes), rows.out.add(r));
-                    }
+                unsafe fn f<B: Block, const N: usize, const R: usize>(rows: &Rows) {
+                    multiply_all::<$sums, B, N, R>(rows)
                 }
                 match rows.columns {
-                    1 => unsafe { f::<B, 1>(rows) },
-                    2 => unsafe { f::<B, 2>(rows) },
-                    3 => unsafe { f::<B, 3>(rows) },
-                    _ => unsafe { f::<B, COLUMNS>(rows) },
+                    1 => unsafe { f::<B, 1, PLACES>(rows) },
+                    2 => unsafe { f::<B, 2, PLACES>(rows) },
+                    3 => unsafe { f::<B, 3, PLACES>(rows) },
+                    _ => unsafe { f::<B, COLUMNS, PLACES>(rows) },
                 }
             }
         }

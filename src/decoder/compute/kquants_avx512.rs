@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS};
+use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS, PLACES};
 
 /// Vectors in a block.
 const VECTORS: usize = 4;
@@ -172,33 +172,48 @@ impl Block for Q6K {
     }
 }
 
-/// One row times `N` columns.
+/// `R` rows, which are `apart` rows apart, times `N` columns.
 #[inline(always)]
-unsafe fn row<B: Block, const N: usize>(rows: &Rows, weights: *const u8, out: *mut f32) {
-    let mut sums = [_mm512_setzero_ps(); N];
-    let mut offsets = [_mm256_setzero_ps(); N];
+unsafe fn multiply<B: Block, const N: usize, const R: usize>(rows: &Rows, first: usize, apart: usize) {
+    let mut sums = [[_mm512_setzero_ps(); N]; R];
     for block in 0..rows.blocks {
-        let p = weights.add(block * B::BYTES);
-        let w = B::unpack(p);
-        fetch_ahead(p, B::BYTES);
-        for n in 0..N {
-            let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
-            let mut sum = _mm512_setzero_si512();
-            for v in 0..VECTORS {
-                let numbers = _mm512_load_si512(x.numbers.as_ptr().add(64 * v).cast());
-                let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.numbers[v], numbers);
-                sum = _mm512_dpwssd_epi32(sum, fours, w.scales[v]);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let p = rows.weights.add((first + r * apart) * rows.row_bytes + block * B::BYTES);
+            let w = B::unpack(p);
+            fetch_ahead(p, B::BYTES);
+            for (n, total) in sums.iter_mut().enumerate() {
+                let x: &Activations = &*rows.activations.add(n * rows.blocks + block);
+                let mut sum = _mm512_setzero_si512();
+                for v in 0..VECTORS {
+                    let numbers = _mm512_load_si512(x.numbers.as_ptr().add(64 * v).cast());
+                    let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.numbers[v], numbers);
+                    sum = _mm512_dpwssd_epi32(sum, fours, w.scales[v]);
+                }
+                let scale = _mm512_set1_ps(w.scale * x.scale);
+                *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, *total);
+                let offset = _mm256_madd_epi16(w.offsets, _mm256_load_si256(x.sums.as_ptr().cast()));
+                let scale = _mm512_set1_ps(w.offset_scale * x.scale);
+                let offset = _mm512_cvtepi32_ps(_mm512_zextsi256_si512(offset));
+                *total = _mm512_fnmadd_ps(offset, scale, *total);
             }
-            let scale = _mm512_set1_ps(w.scale * x.scale);
-            sums[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, sums[n]);
-            let offset = _mm256_madd_epi16(w.offsets, _mm256_load_si256(x.sums.as_ptr().cast()));
-            let scale = _mm256_set1_ps(w.offset_scale * x.scale);
-            offsets[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(offset), scale, offsets[n]);
         }
     }
-    for n in 0..N {
-        let total = _mm512_sub_ps(sums[n], _mm512_zextps256_ps512(offsets[n]));
-        *out.add(n * rows.out_stride) = _mm512_reduce_add_ps(total);
+    for (r, sums) in sums.into_iter().enumerate() {
+        for (n, sum) in sums.into_iter().enumerate() {
+            *rows.out.add(n * rows.out_stride + first + r * apart) = _mm512_reduce_add_ps(sum);
+        }
+    }
+}
+
+/// All rows times `N` columns, from `R` places at a time.
+#[inline(always)]
+unsafe fn multiply_all<B: Block, const N: usize, const R: usize>(rows: &Rows) {
+    let apart = rows.rows / R;
+    for row in 0..apart {
+        multiply::<B, N, R>(rows, row, apart);
+    }
+    for row in apart * R..rows.rows {
+        multiply::<B, N, 1>(rows, row, 0);
     }
 }
 
@@ -214,16 +229,14 @@ macro_rules! dots {
             }
             unsafe fn multiply(&self, rows: &Rows) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-                unsafe fn f<const N: usize>(rows: &Rows) {
-                    for r in 0..rows.rows {
-                        row::<$block, N>(rows, rows.weights.add(r * rows.row_bytes), rows.out.add(r));
-                    }
+                unsafe fn f<const N: usize, const R: usize>(rows: &Rows) {
+                    multiply_all::<$block, N, R>(rows)
                 }
                 match rows.columns {
-                    1 => unsafe { f::<1>(rows) },
-                    2 => unsafe { f::<2>(rows) },
-                    3 => unsafe { f::<3>(rows) },
-                    _ => unsafe { f::<COLUMNS>(rows) },
+                    1 => unsafe { f::<1, PLACES>(rows) },
+                    2 => unsafe { f::<2, PLACES>(rows) },
+                    3 => unsafe { f::<3, PLACES>(rows) },
+                    _ => unsafe { f::<COLUMNS, PLACES>(rows) },
                 }
             }
         }

@@ -23,6 +23,8 @@ use crate::threads::ThreadPool;
 const TASKS: usize = 6;
 /// Rows of a task are a multiple of this: a cache line of results.
 const ROW_STEP: usize = 16;
+/// Rows that are multiplied with some columns and then with others.
+const ROWS_KEPT: usize = 64;
 
 /// Columns from which unpacking weights to bfloat16 for AMX's tiles is faster than multiplying them by fours.
 #[cfg(target_arch = "x86_64")]
@@ -220,14 +222,16 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
 
     let (weights, operand, dst) = (Shared(weights.cast_mut()), Shared(operand), Shared(dst));
     product.share_rows(pool, &|_, rows| {
-        for first in rows.clone().step_by(ROW_STEP) {
+        // Rows are read once, or as long as a second-level cache has them.
+        let step = if product.columns <= kquants::COLUMNS { rows.len().max(1) } else { ROWS_KEPT };
+        for first in rows.clone().step_by(step) {
             for column in (0..product.columns).step_by(kquants::COLUMNS) {
                 // SAFETY: rows and columns of the product; every task has its own rows of the result.
                 unsafe {
                     dots.multiply(&Rows {
                         weights: weights.get().add(first * product.weights.nb[1]),
                         row_bytes: product.weights.nb[1],
-                        rows: ROW_STEP.min(rows.end - first),
+                        rows: step.min(rows.end - first),
                         blocks,
                         activations: operand.get().add(column * blocks),
                         columns: kquants::COLUMNS.min(product.columns - column),
