@@ -15,8 +15,9 @@ while [ $# -ge 2 ]; do
     need "$1" "$2"
     shift 2
 done
+# libclang-cpp, which some other package may have brought, is not it.
 if [ -z "${LIBCLANG_PATH:-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' &&
-    ! ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1; then
+    ! ls /usr/lib/llvm-*/lib/ 2>/dev/null | grep -q '^libclang[-.0-9]*\.so'; then
     missing="$missing libclang-dev"
 fi
 
