@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 job=${1:?run or pack}
 target=${2:?which target}
+sh scripts/setup.sh clang++ "clang libclang-rt-dev"
 # make hands on what its command line sets, and bindgen has build scripts run again, llama.cpp's too, whenever TARGET changes.
 unset TARGET
 
