@@ -7,11 +7,13 @@
 //! | `source` | all files as one set of tensors; overrides; nothing dropped silently |
 //! | `phi2`, `vision`, `tokenizer`, `prompts`, `lora` | what each of the two files holds, and from what it is made |
 //! | `plan`, `recipe` | the whole conversion before any number is read; making one tensor, slab by slab |
+//! | `balance` | the same function in a form that loses less when it is rounded to Q8_0 |
 //! | `types`, `quantize`, `llama_quantize`, `parallel` | number types, which tensor gets which, rounding to them |
 //! | `result`, `gguf_writer`, `output` | writing |
 //! | `synth` | the tensors of a checkpoint of random numbers |
 //! | `inspect` | printing a finished file |
 
+pub mod balance;
 pub mod gguf_writer;
 pub mod inspect;
 pub mod llama_quantize;

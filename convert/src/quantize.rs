@@ -163,6 +163,14 @@ fn q8_0_block(block: &[f32], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// What is left of a block's values when those that Q8_0 makes of them are taken away.
+pub fn q8_0_rest(block: &[f32]) -> Result<Vec<f32>> {
+    let mut raw = Vec::with_capacity(Q8_0_BYTES);
+    Type::Q8_0.encode(block, &mut raw)?;
+    let scale = f16::from_le_bytes([raw[0], raw[1]]).to_f32();
+    Ok(block.iter().zip(&raw[2..]).map(|(v, &q)| v - scale * f32::from(q as i8)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

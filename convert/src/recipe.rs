@@ -5,6 +5,7 @@ use std::rc::Rc;
 use anyhow::{ensure, Result};
 
 use crate::lora::{Lora, LoraFactors};
+use crate::quantize::{q8_0_rest, Q8_0_BLOCK};
 use crate::stored::StoredTensor;
 
 /// Most numbers of a tensor that are worked on at once: 16 MiB as `f32`.
@@ -24,6 +25,7 @@ pub struct Run {
 }
 
 /// Where a tensor's numbers come from.
+#[derive(Clone)]
 pub enum Recipe {
     /// Rows copied from stored tensors, one run after the other.
     Rows(Vec<Run>),
@@ -33,6 +35,77 @@ pub enum Recipe {
     FoldWeight { first: StoredTensor, second: StoredTensor },
     /// The bias of the same fold: `second · first_bias + second_bias`.
     FoldBias { first_bias: StoredTensor, second: StoredTensor, second_bias: StoredTensor },
+    /// Another recipe's tensor with rows and columns rescaled or made twice.
+    Changed(Box<Changed>),
+}
+
+/// What becomes of another recipe's tensor.
+#[derive(Clone)]
+pub struct Changed {
+    pub of: Recipe,
+    /// The shape that it makes.
+    pub shape: Vec<usize>,
+    /// What each row is multiplied by; nothing if empty.
+    pub rows: Vec<f32>,
+    /// What each column is multiplied by; nothing if empty.
+    pub columns: Vec<f32>,
+    /// What comes behind it.
+    pub again: Again,
+}
+
+/// A block of rows or columns that are made a second time, zeros where they are fewer.
+#[derive(Clone)]
+pub enum Again {
+    Nothing,
+    /// These rows.
+    Rows(Vec<usize>),
+    /// What rounding to Q8_0 leaves of these columns.
+    Rests(Vec<usize>),
+}
+
+impl Changed {
+    fn produce(&self, mut sink: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let width: usize = self.shape.iter().skip(1).product();
+        let mut copies = match &self.again {
+            Again::Rows(_) => vec![0.0; Q8_0_BLOCK * width],
+            _ => Vec::new(),
+        };
+        let (mut out, mut row) = (Vec::new(), 0);
+        self.of.produce(&self.shape, &mut |values: &[f32]| {
+            out.clear();
+            for values in values.chunks_exact(width) {
+                let start = out.len();
+                out.extend_from_slice(values);
+                let changed = &mut out[start..];
+                if let Some(factor) = self.rows.get(row) {
+                    changed.iter_mut().for_each(|v| *v *= factor);
+                }
+                changed.iter_mut().zip(&self.columns).for_each(|(v, factor)| *v *= factor);
+                match &self.again {
+                    Again::Nothing => {}
+                    Again::Rows(rows) => {
+                        for (_, copy) in rows.iter().zip(copies.chunks_exact_mut(width)).filter(|(&r, _)| r == row) {
+                            copy.copy_from_slice(changed);
+                        }
+                    }
+                    Again::Rests(columns) => {
+                        let mut rests = [0.0; Q8_0_BLOCK];
+                        for (rest, column) in rests.iter_mut().zip(columns) {
+                            let block = column / Q8_0_BLOCK * Q8_0_BLOCK;
+                            *rest = q8_0_rest(&changed[block..block + Q8_0_BLOCK])?[column - block];
+                        }
+                        out.extend(rests);
+                    }
+                }
+                row += 1;
+            }
+            sink(&out)
+        })?;
+        if copies.is_empty() {
+            return Ok(());
+        }
+        sink(&copies)
+    }
 }
 
 impl Recipe {
@@ -67,11 +140,12 @@ impl Recipe {
                 let order = if runs.len() > keys.len() { ", rows reordered" } else { "" };
                 format!("{}{lora}{order}", keys.join(", "))
             }
+            Recipe::Changed(changed) => changed.of.describe(),
         }
     }
 
     /// Makes the tensor of the given shape, slab by slab.
-    pub fn produce(&self, shape: &[usize], mut sink: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    pub fn produce(&self, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let elements: usize = shape.iter().product();
         match self {
             Recipe::Fill(value) => {
@@ -86,6 +160,7 @@ impl Recipe {
             }
             Recipe::FoldWeight { first, second } => sink(&fold_weight(first, second)?),
             Recipe::FoldBias { first_bias, second, second_bias } => sink(&fold_bias(first_bias, second, second_bias)?),
+            Recipe::Changed(changed) => changed.produce(sink),
             Recipe::Rows(runs) => {
                 let width: usize = shape.iter().skip(1).product();
                 let rows: usize = runs.iter().map(|r| r.rows).sum();

@@ -12,7 +12,7 @@ use crate::output::{self, human, tensors, Progress, TempFile, Unit};
 use crate::plan::{FilePlan, Kind, Plan, PlannedTensor};
 use crate::quantize::Type;
 use crate::types::{DecoderType, VisionType};
-use crate::{inspect, llama_quantize};
+use crate::{balance, inspect, llama_quantize};
 
 /// Which files to write, and how.
 pub struct ResultOptions {
@@ -73,8 +73,15 @@ pub fn write(plan: &Plan, options: &ResultOptions, progress: &Progress) -> Resul
         if fallbacks > 0 {
             progress.line(&format!("{} of the {ty} file stay F16: rows no multiple of 32 long", tensors(fallbacks)));
         }
-        let tensors = typed(&plan.vision, ty.ty);
-        finished.push(write_file(target, &plan.vision.metadata(ty.file_type), &tensors, options, progress)?);
+        let balanced = match ty.ty {
+            Type::Q8_0 => Some(balance::for_q8_0(&plan.vision)?),
+            _ => None,
+        };
+        let vision = balanced.as_ref().map_or(&plan.vision, |(plan, said)| {
+            progress.line(said);
+            plan
+        });
+        finished.push(write_file(target, &vision.metadata(ty.file_type), &typed(vision, ty.ty), options, progress)?);
     }
     for (ty, target) in options.decoders() {
         let (metadata, tensors) = match ty.plain {
@@ -139,7 +146,7 @@ fn write_file(
     for (tensor, ty) in tensors {
         tensor
             .recipe
-            .produce(&tensor.shape, |values| {
+            .produce(&tensor.shape, &mut |values| {
                 for bytes in ty.encode_all(values, options.threads)? {
                     bar.inc(bytes.len() as u64);
                     writer.write(&bytes).with_context(failed)?;

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 use tinygptv::gguf::{Gguf, TensorType, Value};
+use tinygptv::vision::Control;
 use tinygptv::{Image, Model, ModelOptions, PixelFormat, Session, SessionOptions};
 use tinygptv_convert::types::DecoderType;
 
@@ -80,6 +81,41 @@ fn pairs_of_every_kind_look_and_answer() {
         assert!(session.statistics().generated_tokens > 0);
         assert!(session.logits().iter().all(|l| l.is_finite()));
     }
+}
+
+/// The smallest cosine between vectors of two files' embeddings of a picture.
+fn likeness(dir: &TempDir, a: &str, b: &str) -> f64 {
+    let pixels: Vec<u8> = (0..40 * 30 * 3).map(|i| (i * i % 251) as u8).collect();
+    let image = Image::from_pixels(&pixels, 40, 30, 0, PixelFormat::Rgb).unwrap();
+    let options = ModelOptions { threads: 1, ..ModelOptions::default() };
+    let [a, b] = [a, b].map(|name| {
+        let model = Model::load(&dir.path().join("s-f16.gguf"), Some(&dir.path().join(name)), &options).unwrap();
+        model.encode(&image, Control::default()).unwrap()
+    });
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+    let cosine = |(a, b): (&[f32], &[f32])| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let vectors = a.values().chunks_exact(a.width()).zip(b.values().chunks_exact(b.width()));
+    vectors.map(cosine).min_by(f64::total_cmp).unwrap()
+}
+
+/// Rounding must not cost more where some channels are a hundred times as large as the others.
+#[test]
+fn outliers_survive_rounding() {
+    // Half as wide as the real model's, and wide enough for outliers to be few.
+    let dims =
+        "vocabulary=800,context=256,width=64,layers=1,heads=2,rotary=8,mlp=96,grid=4,vit-width=704,vit-blocks=3,\
+                vit-heads=8,vit-mlp=2048,queries=8,qf-width=384,qf-layers=3,qf-heads=6,qf-mlp=1024,projection=80";
+    let types = ["--decoder-type", "f16", "--vision-type", "f32,q8_0", "--outliers"];
+    let lost = |outliers: &str| {
+        let dir = synth(dims, &[&types[..], &[outliers]].concat());
+        let file = Gguf::open(&dir.path().join("s-vision-q8_0.gguf")).unwrap();
+        let mlps = ["clip.vision.feed_forward_length", "tinygptv.qformer.feed_forward_length"];
+        let mlps = mlps.map(|key| file.u32(key).unwrap());
+        (1.0 - likeness(&dir, "s-vision-f32.gguf", "s-vision-q8_0.gguf"), mlps)
+    };
+    let ((without, mlps), (with, longer)) = (lost("0"), lost("4"));
+    assert_eq!((mlps, longer), ([2048, 1024], [2080, 1056]));
+    assert!(without < 6e-4 && with < 1.5 * without, "{without:e} without outliers, {with:e} with");
 }
 
 #[test]

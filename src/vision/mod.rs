@@ -188,7 +188,7 @@ pub enum Precision {
 pub struct Stages {
     /// `[tokens, width]`: the image encoder's last block.
     pub vit: Vec<f32>,
-    /// `[tokens, width]`: its LayerNorm, which the Q-Former sees.
+    /// `[tokens, width]`: its LayerNorm, which the Q-Former sees; Q8_0 files may have rescaled channels.
     pub ln_vision: Vec<f32>,
     /// `[queries, Q-Former width]`.
     pub qformer: Vec<f32>,

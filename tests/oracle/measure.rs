@@ -145,12 +145,26 @@ fn measure_all(name: &'static str) -> Vec<Measurement> {
     let converted = Converted::new(name, &model, &TYPES.map(|t| t.decoder), &["f32", "f16", "q8_0"]);
     let measure = |types: Types| {
         let (decoder, vision) = (converted.decoder(name, types.decoder), converted.vision(name, types.vision));
-        measure(name, &model, types, &decoder, &vision)
+        measure(name, &model, types, &decoder, &vision, &converted.vision(name, "f32"))
     };
     TYPES.map(measure).into()
 }
 
-fn measure(name: &'static str, model: &Json, types: Types, decoder: &Path, vision: &Path) -> Measurement {
+/// Undoes the powers of two by which the converter rescales what a norm makes, given the file where it does not.
+fn as_trained(values: &mut [f32], norm: &str, file: &Gguf, plain: &Gguf) {
+    let weights = |file: &Gguf| -> Vec<f32> {
+        let info = file.find_tensor(norm).expect(norm).clone();
+        let tensor = file.tensor(&info.name, &info.shape).expect(norm);
+        tensor.bytes().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+    };
+    let factors: Vec<f32> = weights(plain).iter().zip(weights(file)).map(|(plain, here)| plain / here).collect();
+    assert!(factors.iter().all(|f| f.log2().fract() == 0.0), "{norm} is rescaled by powers of two: {factors:?}");
+    for row in values.chunks_exact_mut(factors.len()) {
+        row.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
+    }
+}
+
+fn measure(name: &'static str, model: &Json, types: Types, decoder: &Path, vision: &Path, plain: &Path) -> Measurement {
     let expected = Expected::read(name, model);
     let mut stages = Vec::new();
     let mut note = |stage: &str, ours: &[f32]| stages.push((stage.to_owned(), expected.gap(stage, ours)));
@@ -161,7 +175,9 @@ fn measure(name: &'static str, model: &Json, types: Types, decoder: &Path, visio
     let three = |key: &str| -> [f32; 3] { file.f32_array(key).expect(key).try_into().expect("three numbers") };
     let (mean, std) = (three("clip.vision.image_mean"), three("clip.vision.image_std"));
     note("pixels", &preprocess(&image, encoder.dims().image_size, mean, std).expect("pixels"));
-    let vision_stages = encoder.encode_stages(&image, Control::default()).expect("stages");
+    let mut vision_stages = encoder.encode_stages(&image, Control::default()).expect("stages");
+    let plain = Gguf::open(plain).expect("the vision file in F32");
+    as_trained(&mut vision_stages.ln_vision, "v.post_ln.weight", &file, &plain);
     note("vit", &vision_stages.vit);
     note("ln_vision", &vision_stages.ln_vision);
     note("qformer", &vision_stages.qformer);
