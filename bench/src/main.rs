@@ -13,7 +13,7 @@ use tinygptv_bench::machine::{self, Machine};
 use tinygptv_bench::pair::{self, Pair, PairOptions};
 use tinygptv_bench::report::{document, svg, table, targets, About, Report};
 use tinygptv_bench::rounds;
-use tinygptv_bench::tasks::{self, Selection, GROUPS};
+use tinygptv_bench::tasks::{self, Selection, ACCURACY, GROUPS};
 use tinygptv_bench::worker::{self, Worker};
 use tinygptv_convert::synth::Dimensions;
 use tinygptv_convert::types::{DecoderType, VisionType};
@@ -46,7 +46,7 @@ struct Options {
     /// Threads of everybody [default: all processors].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
-    /// Only these: peaks, load, encode, prefill, decode, questions, busy, memory; separated by commas.
+    /// Only these: peaks, load, encode, prefill, decode, questions, busy, memory, accuracy; separated by commas.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = GROUPS)]
     only: Vec<String>,
     /// Another size than the full one, as for `tinygptv-convert synth`.
@@ -58,7 +58,7 @@ struct Options {
     /// Type of the vision files.
     #[arg(long, value_name = "TYPE", default_value = "q8_0")]
     vision_type: VisionType,
-    /// Folder of the models, which are made if they are not there: 7 GB at full size.
+    /// Folder of the models, which are made if they are not there: 11 GB at full size.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     folder: PathBuf,
     /// This program, built for this very processor: it joins in, with its llama.cpp and ggml.
@@ -148,21 +148,23 @@ fn measure(options: &Options) -> Result<Report> {
     if let Some(native) = &options.native {
         ensure!(native.is_file(), "'{}' is no program; build it, or leave --native out", native.display());
     }
+    let groups = if options.only.is_empty() { GROUPS.map(str::to_owned).into() } else { options.only.clone() };
     let pair = Pair::make_or_reuse(&PairOptions {
         folder: options.folder.clone(),
         dimensions: options.dims.clone(),
         decoder_type: options.decoder_type,
         vision_type: options.vision_type,
+        exact: groups.iter().any(|group| group == ACCURACY),
         threads,
         quiet: options.quiet,
     })?;
     let selection = Selection {
-        groups: if options.only.is_empty() { GROUPS.map(str::to_owned).into() } else { options.only.clone() },
+        groups,
         quick: options.quick,
         threads,
         native: options.native.clone(),
         python: python(options),
-        sizes: pair::vision_sizes(&pair.vision[1].1)?,
+        sizes: pair::vision_sizes(&pair.vision[1].1, &options.dims.clone().unwrap_or_else(Dimensions::full))?,
         blocks: options.blocks.max(1),
         folder: options.folder.clone(),
     };

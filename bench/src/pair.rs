@@ -13,6 +13,9 @@ use tinygptv_convert::result::ResultOptions;
 use tinygptv_convert::synth::{synth, Dimensions, SynthOptions};
 use tinygptv_convert::types::{DecoderType, VisionType};
 
+/// Type of the vision file that others are compared with.
+const EXACT: &str = "f32";
+
 /// The files of a model.
 pub struct Pair {
     pub decoder: PathBuf,
@@ -20,6 +23,8 @@ pub struct Pair {
     pub stock: PathBuf,
     /// Vision files by the side of the picture; the second goes with the decoder.
     pub vision: [(u32, PathBuf); 2],
+    /// The second of them in F32, if it was asked for.
+    pub exact: Option<PathBuf>,
 }
 
 /// What to make.
@@ -30,6 +35,8 @@ pub struct PairOptions {
     pub dimensions: Option<Dimensions>,
     pub decoder_type: DecoderType,
     pub vision_type: VisionType,
+    /// Whether the vision file is wanted in F32, too.
+    pub exact: bool,
     pub threads: usize,
     pub quiet: bool,
 }
@@ -59,6 +66,7 @@ impl Pair {
                 (sides[0], file(format!("vision-{vision}-{}", sides[0]))),
                 (sides[1], file(format!("vision-{vision}"))),
             ],
+            exact: options.exact.then(|| file(format!("vision-{EXACT}"))),
         };
         let progress = Progress::new(options.quiet);
         // The pair's two files are made of the same numbers whatever is made beside them.
@@ -72,10 +80,14 @@ impl Pair {
             verbose: false,
             threads: options.threads,
         };
-        let wanted = results(
-            if pair.decoder.exists() { vec![] } else { vec![decoder] },
-            if pair.vision[1].1.exists() { vec![] } else { vec![vision] },
-        );
+        let mut visions = Vec::new();
+        if !pair.vision[1].1.exists() {
+            visions.push(vision);
+        }
+        if pair.exact.as_ref().is_some_and(|path| !path.exists()) {
+            visions.push(EXACT.parse::<VisionType>().map_err(anyhow::Error::msg)?);
+        }
+        let wanted = results(if pair.decoder.exists() { vec![] } else { vec![decoder] }, visions);
         if !wanted.decoder_types.is_empty() || !wanted.vision_types.is_empty() {
             progress.line(&format!("making a model of random numbers in '{}', once", options.folder.display()));
             let side = sides[1] as usize;
@@ -163,19 +175,19 @@ fn without_extra_norms(from: &Path, to: &Path) -> Result<()> {
 /// The converter's.
 const ALIGNMENT: usize = 32;
 
-/// Sizes that peers need, from the vision file.
-pub fn vision_sizes(path: &Path) -> Result<serde_json::Value> {
+/// Sizes that peers need, from the vision file; MLPs as they were drawn, before the converter made some channels twice.
+pub fn vision_sizes(path: &Path, drawn: &Dimensions) -> Result<serde_json::Value> {
     let file = Gguf::open(path)?;
     let size = |key: &str| file.u32(key);
     Ok(serde_json::json!({
         "patch": size("clip.vision.patch_size")?,
         "width": size("clip.vision.embedding_length")?,
-        "mlp": size("clip.vision.feed_forward_length")?,
+        "mlp": drawn.vit_mlp,
         "blocks": size("clip.vision.block_count")?,
         "heads": size("clip.vision.attention.head_count")?,
         "queries": size("tinygptv.qformer.query_count")?,
         "qf_width": size("tinygptv.qformer.embedding_length")?,
-        "qf_mlp": size("tinygptv.qformer.feed_forward_length")?,
+        "qf_mlp": drawn.qf_mlp,
         "qf_layers": size("tinygptv.qformer.block_count")?,
         "qf_heads": size("tinygptv.qformer.head_count")?,
         "projection": size("clip.vision.projection_dim")?,

@@ -41,6 +41,8 @@ pub enum Request {
         /// Tokens of the answer.
         tokens: usize,
     },
+    /// How far embeddings are from those of the same weights in F32.
+    Accuracy,
     /// What the machine can do at most.
     Peaks,
 }

@@ -13,6 +13,8 @@ use crate::protocol::Request;
 pub const OURS: &str = "tinygptv";
 /// Key of this library in a build for this very processor.
 pub const OURS_NATIVE: &str = "tinygptv-native";
+/// Key of this library's embeddings beside those of F32 weights.
+pub const ACCURACY: &str = "accuracy";
 /// Key of this library with decoder weights repacked at load.
 pub const OURS_FAST: &str = "tinygptv-fast";
 /// Positions of the prompt whose evaluation is timed.
@@ -35,6 +37,8 @@ pub enum Unit {
     PerSecond(f64),
     Bytes,
     Count,
+    /// Of 1, where only what is missing counts.
+    Likeness,
     OperationsPerSecond,
     BytesPerSecond,
 }
@@ -69,7 +73,7 @@ pub struct Task {
 }
 
 /// The groups of tasks, for `--only`.
-pub const GROUPS: [&str; 8] = ["peaks", "load", "encode", "prefill", "decode", "questions", "busy", "memory"];
+pub const GROUPS: [&str; 9] = ["peaks", "load", "encode", "prefill", "decode", "questions", "busy", "memory", ACCURACY];
 
 /// What decides about tasks and contestants.
 pub struct Selection {
@@ -112,6 +116,13 @@ pub fn contestants(pair: &Pair, selection: &Selection) -> anyhow::Result<Vec<Con
     let words = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
     let own = std::env::current_exe()?;
     all.push(Contestant::new("machine", "machine", own.clone(), words(&["worker", "peaks", "--threads", &threads])));
+    if let Some(exact) = &pair.exact {
+        let mut arguments = words(&["worker", "accuracy", "--threads", &threads]);
+        for (flag, path) in [("--vision", &pair.vision[1].1), ("--exact", exact)] {
+            arguments.extend([OsString::from(flag), path.into()]);
+        }
+        all.push(Contestant::new(ACCURACY, "tinygptv, also with F32 weights", own.clone(), arguments));
+    }
     let builds = [(Some(own), "", ""), (selection.native.clone(), "-native", ", native build")];
     for (program, suffix, note) in builds {
         let Some(program) = program else { continue };
@@ -240,6 +251,11 @@ pub fn tasks(pair: &Pair, selection: &Selection) -> Vec<Task> {
                 let request = Request::Decode { positions: PREFILL, tokens: DECODE / 4 };
                 let decode = task(request, rate("busy_decode", &title, DECODE / 4), with_native(&[OURS, LLAMA_MAPPED]));
                 all.push(Task { busy: BUSY, ..decode });
+            }
+            ACCURACY => {
+                let title = "cosine with embeddings of F32 weights, the least of all";
+                let rows = vec![Row::new("cosine", title, "cosine", Unit::Likeness)];
+                all.push(task(Request::Accuracy, rows, vec![ACCURACY.to_owned()]));
             }
             _ => {
                 let rows = vec![

@@ -55,6 +55,7 @@ fn everything_is_measured_and_told() {
     }
     expect("busy_decode", &["tinygptv", "llama.cpp-mapped"]);
     expect("peak_read", &["machine"]);
+    expect("cosine", &["accuracy"]);
     if cfg!(target_os = "linux") {
         expect("resident", &["tinygptv"]);
         expect("private", &["tinygptv"]);
@@ -81,7 +82,7 @@ fn everything_is_measured_and_told() {
         files.map(|e| (e.file_name(), e.metadata().unwrap().modified().unwrap())).collect()
     };
     let before = made(dir.path());
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), 5);
     let one = succeeded(&bench(dir.path(), &["--only", "prefill", "--rounds", "1", "--json", &json]));
     assert!(one.contains("prefill of 96 positions") && !one.contains("decode, tokens/s"));
     let report: Json = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();

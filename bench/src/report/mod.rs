@@ -96,6 +96,7 @@ pub fn show(value: f64, unit: Unit) -> String {
         Unit::Bytes if value < 1e9 => format!("{} MB", digits(value / 1e6)),
         Unit::Bytes => format!("{} GB", digits(value / 1e9)),
         Unit::Count => format!("{value:.0}"),
+        Unit::Likeness => format!("{value:.5}"),
         Unit::BytesPerSecond => format!("{} GB/s", digits(value / 1e9)),
         Unit::OperationsPerSecond if value < 1e12 => format!("{} Gop/s", digits(value / 1e9)),
         Unit::OperationsPerSecond => format!("{} Top/s", digits(value / 1e12)),
@@ -190,6 +191,7 @@ pub mod tests {
         assert_eq!(show(0.012_34, Unit::Seconds), "12.3 ms");
         assert_eq!(show(2.0, Unit::PerSecond(32.0)), "16.0/s");
         assert_eq!(show(1.5e9, Unit::Bytes), "1.50 GB");
+        assert_eq!(show(0.999_876, Unit::Likeness), "0.99988");
         assert_eq!(show(2.5e12, Unit::OperationsPerSecond), "2.50 Top/s");
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{digits, show, table, Report};
-use crate::tasks::{Unit, LLAMA, LLAMA_MAPPED, OURS, OURS_FAST, OURS_NATIVE};
+use crate::tasks::{Unit, ACCURACY, LLAMA, LLAMA_MAPPED, OURS, OURS_FAST, OURS_NATIVE};
 
 /// One demand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +122,12 @@ pub fn check(report: &Report) -> Vec<Target> {
             part("same_picture", "first_question"),
             Limit::AtMost(0.01),
             &percent,
+        ),
+        one(
+            "embeddings with outliers planted: cosine with those of F32 weights",
+            report.median("cosine", ACCURACY),
+            Limit::AtLeast(0.9995),
+            &|value| show(value, Unit::Likeness),
         ),
         one("load, until ready", report.median("load", OURS), Limit::AtMost(0.5), &seconds),
         one("memory of a whole answer", report.median("resident", OURS), Limit::AtMost(3.5e9), &bytes),

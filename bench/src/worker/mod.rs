@@ -1,5 +1,6 @@
 //! The child processes that measure: each holds one program under test, so that memory, threads and failures are its own.
 
+mod accuracy;
 mod ggml;
 mod llama;
 mod ours;
@@ -24,6 +25,8 @@ pub enum Worker {
     Llama(llama::Options),
     /// ggml graphs of ViT-g's linear layers.
     Ggml(ggml::Options),
+    /// This library's embeddings of a rounded vision file beside those of an exact one.
+    Accuracy(accuracy::Options),
     /// The machine's limits.
     Peaks(Threads),
 }
@@ -60,6 +63,10 @@ pub fn run(worker: &Worker) -> Result<()> {
         Worker::Ggml(options) => {
             let mut ggml = ggml::Ggml::new(options)?;
             serve(ggml.about(), input, output, |request| ggml.perform(request))
+        }
+        Worker::Accuracy(options) => {
+            let mut accuracy = accuracy::Accuracy::new(options);
+            serve(accuracy::about(options)?, input, output, |request| accuracy.perform(request))
         }
         Worker::Peaks(Threads { threads }) => serve(BTreeMap::new(), input, output, |request| match request {
             Request::Peaks => Ok(peaks::measure(*threads)),

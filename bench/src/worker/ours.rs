@@ -70,6 +70,19 @@ pub fn about(options: &Options) -> Result<BTreeMap<String, String>> {
     ]))
 }
 
+/// A picture of noise and bars; another number, another picture.
+pub fn picture(number: u32) -> Result<Image> {
+    const SIDES: (u32, u32) = (640, 480);
+    let mut state = number;
+    let pixels: Vec<u8> = (0..SIDES.0 * SIDES.1 * 3)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (i / 7 + (state >> 27)) as u8
+        })
+        .collect();
+    Ok(Image::from_pixels(&pixels, SIDES.0, SIDES.1, 0, PixelFormat::Rgb)?)
+}
+
 impl<'a> Ours<'a> {
     pub fn new(options: &'a Options) -> Ours<'a> {
         Ours { options, encoder: None, decoder: None, model: None, pictures: 0 }
@@ -83,7 +96,7 @@ impl<'a> Ours<'a> {
             Request::Decode { positions, tokens } => self.decode(positions, tokens),
             Request::Questions => self.questions(),
             Request::Answer { context, tokens } => self.answer(context, tokens),
-            Request::Peaks => unable(request),
+            Request::Peaks | Request::Accuracy => unable(request),
         }
     }
 
@@ -114,16 +127,8 @@ impl<'a> Ours<'a> {
 
     /// Another picture every time, so that no cache knows it.
     fn picture(&mut self) -> Result<Image> {
-        const SIDES: (u32, u32) = (640, 480);
         self.pictures += 1;
-        let mut state = self.pictures;
-        let pixels: Vec<u8> = (0..SIDES.0 * SIDES.1 * 3)
-            .map(|i| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (i / 7 + (state >> 27)) as u8
-            })
-            .collect();
-        Ok(Image::from_pixels(&pixels, SIDES.0, SIDES.1, 0, PixelFormat::Rgb)?)
+        picture(self.pictures)
     }
 
     fn encode(&mut self, side: u32) -> Result<Figures> {
