@@ -10,7 +10,7 @@ help:
 	@echo 'make install        install headers, libraries, pkg-config and CMake files; PREFIX, DESTDIR and LIBDIR say where'
 	@echo 'make test           run all tests'
 	@echo 'make test-valgrind  run the C tests under valgrind instead of AddressSanitizer'
-	@echo 'make test-long      threads, cancelling and freeing again, for SECONDS and ten times as often'
+	@echo 'make test-long      threads, cancelling, freeing and lack of memory again, for SECONDS and ten times as often'
 	@echo 'make test-loom      the thread pool in every order of events (needs the network once)'
 	@echo 'make test-tsan      what threads share, under ThreadSanitizer (needs the network once)'
 	@echo 'make test-arm       kernels and answers as 64-bit ARM code, in an emulator (needs the network once)'
@@ -55,7 +55,7 @@ test-valgrind: lib
 
 test-long: lib
 	TGV_TEST_SECONDS=$(SECONDS) TGV_TEST_ROUNDS_FACTOR=10 $(CARGO) test --release --test c_abi -- --test-threads 1 --nocapture \
-		threads cancel one_session two_users log_swap free_ reload
+		threads cancel one_session two_users log_swap free_ reload allocations_fail
 
 test-loom:
 	cd tests/loom && $(CARGO) test --release --target-dir $(CURDIR)/target/loom -- --nocapture
@@ -69,10 +69,10 @@ test-arm: setup
 TARGET ?= c_api
 SECONDS ?= 600
 
-fuzz: setup
+fuzz:
 	@bash scripts/fuzz.sh run $(TARGET) $(SECONDS)
 
-fuzz-corpus: setup
+fuzz-corpus:
 	@bash scripts/fuzz.sh pack $(TARGET)
 
 lint: setup

@@ -1,11 +1,18 @@
-//! Compiles the C++ files of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built, and
-//! gives the shared library its versioned name.
+//! Compiles the C++ files of the decoder against the private headers of the llama.cpp that llama-cpp-sys-2 has built, gives
+//! the shared library its versioned name, and puts the reserve behind its allocations.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 6] =
-    ["compute.cpp", "context.cpp", "grammar.cpp", "grammar_check.cpp", "guard.cpp", "phi2_extra_norms.cpp"];
+const SOURCES: [&str; 7] = [
+    "compute.cpp",
+    "context.cpp",
+    "grammar.cpp",
+    "grammar_check.cpp",
+    "guard.cpp",
+    "phi2_extra_norms.cpp",
+    "sampler.cpp",
+];
 const HEADERS: [&str; 3] = ["grammar_check.h", "guard.h", "tgvi.h"];
 
 /// llama.cpp's source folder, as the CMake cache of the sys crate's build names it.
@@ -44,8 +51,28 @@ fn name_shared_library() {
     }
 }
 
+/// What src/reserve.c stands in front of; scripts/static-library.sh has the same list.
+const ALLOCATOR: [&str; 6] = ["malloc", "calloc", "realloc", "free", "posix_memalign", "aligned_alloc"];
+/// And with the GNU C library.
+const THREAD_EXIT: &str = "__cxa_thread_atexit_impl";
+
+/// A reserve for allocations that the system's allocator refuses, where linkers can put it between.
+fn back_allocations() {
+    println!("cargo:rerun-if-changed=src/reserve.c");
+    let system = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if !["linux", "android"].contains(&system.as_str()) {
+        return;
+    }
+    cc::Build::new().file("src/reserve.c").std("c11").flag_if_supported("-fvisibility=hidden").compile("tgvi_reserve");
+    let gnu = env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "gnu");
+    for function in ALLOCATOR.into_iter().chain(gnu.then_some(THREAD_EXIT)) {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,--wrap={function}");
+    }
+}
+
 fn main() {
     name_shared_library();
+    back_allocations();
     for file in SOURCES.iter().chain(&HEADERS) {
         println!("cargo:rerun-if-changed=src/decoder/{file}");
     }

@@ -17,10 +17,13 @@ if [ "$(uname -s)" = Darwin ]; then
     ${LD:-ld} -r $roots -exported_symbols_list "$work/exported" "$in" -o "$work/tinygptv.o"
 else
     roots=$(sed 's/^/-u /' "$work/functions")
+    # As build.rs has it for the shared library.
+    wraps=$(printf -- '--wrap=%s ' malloc calloc realloc free posix_memalign aligned_alloc \
+        __cxa_thread_atexit_impl)
     # One object of all that the functions need. COMDAT groups are dissolved: the linker would drop ours for the host's of
     # the same name and leave our local symbols without their code.
     # shellcheck disable=SC2086
-    ${LD:-ld} -r --gc-sections --force-group-allocation $roots "$in" -o "$work/all.o"
+    ${LD:-ld} -r --gc-sections --force-group-allocation $wraps $roots "$in" -o "$work/all.o"
     # GNU's unique symbols are spared by --keep-global-symbols, weak ones are not. The sections hold LLVM bitcode of Rust's
     # standard library, which some versions of nm and ar stumble over.
     ${OBJCOPY:-objcopy} --strip-unneeded -R .llvmbc -R .llvmcmd --wildcard --weaken-symbol='_Z*' "$work/all.o"

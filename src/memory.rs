@@ -2,7 +2,8 @@
 //!
 //! Large buffers are reserved where a failure is an error. But Rust ends the process when one of the many small allocations
 //! fails, in our code or in the crates it uses, and parts of ggml do not look at what malloc gives them. So a call of the C API
-//! that computes first makes sure that more than all of these take together could be had.
+//! that computes first makes sure that more than all of these take together could be had. Memory may vanish meanwhile all the
+//! same: then `reserve.c` has some.
 
 use std::borrow::Cow;
 
@@ -36,7 +37,21 @@ pub(crate) fn check(bytes: usize) -> Result<()> {
     }
 }
 
+/// Whether allocations of `bytes` together could be had of the system's allocator: the C library has small needs of its own.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn has_small(bytes: usize) -> bool {
+    // The one function of its kind that the reserve does not stand in front of.
+    // SAFETY: plain calls; free takes NULL, too.
+    unsafe {
+        // An allocation that nobody looks at could be optimised away.
+        let memory = std::hint::black_box(libc::memalign(16, bytes));
+        libc::free(memory);
+        !memory.is_null()
+    }
+}
+
 /// Whether allocations of `bytes` together could be had of the allocator.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn has_small(bytes: usize) -> bool {
     // An allocation that nobody looks at could be optimised away.
     std::hint::black_box(Vec::<u8>::new()).try_reserve_exact(std::hint::black_box(bytes)).is_ok()

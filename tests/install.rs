@@ -247,6 +247,21 @@ fn static_library_lends_the_header_only() {
     assert_eq!(names, declared);
 }
 
+/// Both libraries allocate by way of the reserve (`src/reserve.c`), and it alone of the system.
+#[cfg(target_os = "linux")]
+#[test]
+fn libraries_have_the_reserve() {
+    let tree = Tree::new();
+    for library in ["libtinygptv.a", "libtinygptv.so"] {
+        let symbols = run(Command::new("nm").arg(tree.lib().join(library)));
+        let has = |kind: &str, name: &str| symbols.lines().any(|l| l.trim_start().ends_with(&format!("{kind} {name}")));
+        for function in ["malloc", "calloc", "realloc", "free", "posix_memalign"] {
+            assert!(has("t", &format!("__wrap_{function}")), "{library}: {function}");
+        }
+        assert!(!symbols.contains(" U __wrap_") && !symbols.contains(" U __real_"), "{library}");
+    }
+}
+
 #[test]
 fn program_with_functions_of_the_same_names() {
     let tree = Tree::new();

@@ -7,8 +7,7 @@ use once_cell::sync::OnceCell;
 
 use super::{bindings, compute};
 #[cfg(target_arch = "x86_64")]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{self, Level};
 
 unsafe extern "C" fn on_log(level: llama::ggml_log_level, text: *const c_char, _user_data: *mut c_void) {
@@ -67,15 +66,17 @@ pub(crate) fn init() -> Result<()> {
     READY
         .get_or_try_init(|| {
             check_cpu()?;
-            // SAFETY: runs once, before any other function of llama.cpp; the callback is a static function.
-            unsafe {
+            // SAFETY: succeeds once, before any other function of llama.cpp; the callbacks are static functions.
+            let ready = unsafe {
                 llama::llama_log_set(Some(on_log), std::ptr::null_mut());
-                llama::llama_backend_init();
-                bindings::tgvi_init(on_abort);
-                bindings::tgvi_context_init();
+                bindings::tgvi_init(on_abort) && bindings::tgvi_context_init()
+            };
+            match ready && compute::init() {
+                true => Ok(()),
+                false => Err(Error::OutOfMemory(
+                    "there is no memory to make llama.cpp ready; free some memory and call again".into(),
+                )),
             }
-            compute::init();
-            Ok(())
         })
         .copied()
 }

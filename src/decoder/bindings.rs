@@ -18,13 +18,26 @@ pub struct Grammar {
     _not_send: std::marker::PhantomData<*mut c_void>,
 }
 
+/// `tgvi_sampling`.
+#[repr(C)]
+pub struct Sampling {
+    pub greedy: bool,
+    pub penalty: f32,
+    pub penalty_window: i32,
+    pub temperature: f32,
+    pub top_k: i32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub seed: u32,
+}
+
 /// `tgvi_compute_op`.
 pub type ComputeOp = unsafe extern "C" fn(computer: *mut c_void, op: *const llama::ggml_tensor) -> i32;
 
 extern "C" {
-    pub fn tgvi_init(log_abort: unsafe extern "C" fn(*const c_char));
-    pub fn tgvi_context_init();
-    pub fn tgvi_compute_init(op: ComputeOp);
+    pub fn tgvi_init(log_abort: unsafe extern "C" fn(*const c_char)) -> bool;
+    pub fn tgvi_context_init() -> bool;
+    pub fn tgvi_compute_init(op: ComputeOp) -> bool;
     pub fn tgvi_compute_part(
         op: *const llama::ggml_tensor,
         part: i32,
@@ -85,6 +98,26 @@ extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> i32;
+    pub fn tgvi_sampler_new(
+        with: *const Sampling,
+        vocabulary: i32,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut llama::llama_sampler;
+    pub fn tgvi_sampler_free(sampler: *mut llama::llama_sampler);
+    pub fn tgvi_sampler_choose(
+        sampler: *mut llama::llama_sampler,
+        candidates: *mut llama::llama_token_data,
+        count: usize,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> i32;
+    pub fn tgvi_sampler_accept(
+        sampler: *mut llama::llama_sampler,
+        token: i32,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> bool;
     pub fn tgvi_grammar_new(
         model: *const llama::llama_model,
         text: *const c_char,

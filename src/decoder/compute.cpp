@@ -6,7 +6,6 @@
 #include "ggml-cpu/ops.h"
 #include "ggml-cpu/traits.h"
 
-#include <mutex>
 #include <new>
 #include <stdexcept>
 
@@ -60,9 +59,8 @@ ggml_backend_buffer_type hook_type = {
 
 }  // namespace
 
-void tgvi_compute_init(tgvi_compute_op op) {
-    static std::once_flag once;
-    std::call_once(once, [op]() {
+bool tgvi_compute_init(tgvi_compute_op op) {
+    return guarded<bool>(false, nullptr, 0, [op]() {
         compute_op = op;
         // The device's own list is made from this one and has buffers: it must not have ours.
         ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -73,6 +71,7 @@ void tgvi_compute_init(tgvi_compute_op op) {
             reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(get)(dev);
         }
         ggml_backend_cpu_get_extra_buffer_types().push_back(&hook_type);
+        return true;
     });
 }
 

@@ -55,10 +55,15 @@ ggml_backend_buffer_t alloc_clearing_pages(ggml_backend_buffer_type_t type, size
 
 }  // namespace
 
-void tgvi_context_init() {
-    ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
-    ggml_alloc_buffer               = type->iface.alloc_buffer;
-    type->iface.alloc_buffer        = alloc_clearing_pages;
+bool tgvi_context_init() {
+    return guarded<bool>(false, nullptr, 0, []() {
+        ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
+        if (type->iface.alloc_buffer != alloc_clearing_pages) {
+            ggml_alloc_buffer        = type->iface.alloc_buffer;
+            type->iface.alloc_buffer = alloc_clearing_pages;
+        }
+        return true;
+    });
 }
 
 int32_t tgvi_tokenize(const llama_model * model, const char * text, size_t length, int32_t * tokens, size_t capacity,

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "tgvi.h"
 
 #include "ggml.h"
 
@@ -55,7 +56,11 @@ void write_error(char * error, size_t size, const char * text) {
 
 }  // namespace tgvi
 
-extern "C" void tgvi_init(void (*log)(const char * message)) {
+bool tgvi_init(void (*log)(const char * message)) {
     log_abort = log;
     ggml_set_abort_callback(throw_instead_of_abort);
+    return tgvi::guarded<bool>(false, nullptr, 0, []() {
+        llama_backend_init();
+        return true;
+    });
 }

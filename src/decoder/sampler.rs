@@ -1,11 +1,12 @@
 //! From logits to the next token: greedy or random, in the order of the reference's chat (docs/model.md, section 8).
 
-use llama_cpp_2::sampling::LlamaSampler;
-use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use llama_cpp_2::token::LlamaToken;
+use std::ptr::NonNull;
 
-use super::Grammar;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2 as llama;
+
+use super::{bindings, ErrorText, Grammar};
 use crate::error::{Error, Result};
 use crate::memory;
 
@@ -57,34 +58,39 @@ impl Sampling {
 
 /// A chain of llama.cpp's samplers for one answer.
 pub struct Sampler {
-    chain: LlamaSampler,
+    chain: NonNull<llama::llama_sampler>,
+}
+
+// SAFETY: a chain is tied to no thread and used by one at a time.
+unsafe impl Send for Sampler {}
+// SAFETY: nothing can be done with &Sampler.
+unsafe impl Sync for Sampler {}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner.
+        unsafe { bindings::tgvi_sampler_free(self.chain.as_ptr()) };
+    }
 }
 
 impl Sampler {
     /// For an answer of at most `max_tokens` tokens over a vocabulary of `n_vocab`.
     pub fn new(sampling: &Sampling, n_vocab: usize, max_tokens: usize) -> Result<Sampler> {
         sampling.validate()?;
-        let mut steps = Vec::new();
-        if sampling.repeat_penalty != 1.0 {
-            let window = i32::try_from(max_tokens).unwrap_or(i32::MAX).min(1 << 16);
-            steps.push(LlamaSampler::penalties(n_vocab as i32, window, sampling.repeat_penalty, 0.0, 0.0));
-        }
-        if sampling.greedy {
-            steps.push(LlamaSampler::greedy());
-        } else {
-            steps.push(LlamaSampler::temp(sampling.temperature));
-            if sampling.top_k > 0 {
-                steps.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
-            }
-            if sampling.top_p < 1.0 {
-                steps.push(LlamaSampler::top_p(sampling.top_p, 1));
-            }
-            if sampling.min_p > 0.0 {
-                steps.push(LlamaSampler::min_p(sampling.min_p, 1));
-            }
-            steps.push(LlamaSampler::dist(sampling.seed));
-        }
-        Ok(Sampler { chain: LlamaSampler::chain(steps, true) })
+        let with = bindings::Sampling {
+            greedy: sampling.greedy,
+            penalty: sampling.repeat_penalty,
+            penalty_window: i32::try_from(max_tokens).unwrap_or(i32::MAX).min(1 << 16),
+            temperature: sampling.temperature,
+            top_k: i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed: sampling.seed,
+        };
+        let mut error = ErrorText::new();
+        // SAFETY: plain data; the text has the room that is said.
+        let chain = unsafe { bindings::tgvi_sampler_new(&with, n_vocab as i32, error.0.as_mut_ptr(), error.0.len()) };
+        NonNull::new(chain).map(|chain| Sampler { chain }).ok_or_else(|| error.cause(failed))
     }
 
     /// Chooses a token from the logits of the whole vocabulary, among those that `grammar` allows next, and remembers it
@@ -101,7 +107,7 @@ impl Sampler {
         let mut token = self.choose(all()?)?;
         if let Some(grammar) = grammar {
             // Checking one token is much cheaper than all, and the free choice is mostly allowed.
-            let mut chosen = [LlamaTokenData::new(token, 0.0, 0.0)];
+            let mut chosen = [LlamaTokenData::new(LlamaToken(token), 0.0, 0.0)];
             grammar.filter(&mut chosen)?;
             if !chosen[0].logit().is_finite() {
                 let mut allowed = all()?;
@@ -113,15 +119,39 @@ impl Sampler {
                 token = self.choose(allowed)?;
             }
         }
-        self.chain.accept(token);
-        Ok(Some(token.0))
+        let mut error = ErrorText::new();
+        // SAFETY: the chain is alive; the text has the room that is said.
+        let accepted =
+            unsafe { bindings::tgvi_sampler_accept(self.chain.as_ptr(), token, error.0.as_mut_ptr(), error.0.len()) };
+        if accepted {
+            Ok(Some(token))
+        } else {
+            Err(error.cause(failed))
+        }
     }
 
-    fn choose(&mut self, candidates: Vec<LlamaTokenData>) -> Result<LlamaToken> {
-        let mut candidates = LlamaTokenDataArray::new(candidates, false);
-        candidates.apply_sampler(&mut self.chain);
-        candidates.selected_token().ok_or_else(|| Error::Internal("the sampler chose no token".into()))
+    fn choose(&mut self, mut candidates: Vec<LlamaTokenData>) -> Result<i32> {
+        let mut error = ErrorText::new();
+        // SAFETY: the chain is alive; LlamaTokenData is a transparent wrapper of llama_token_data (its crate is pinned
+        // exactly); the text has the room that is said.
+        let token = unsafe {
+            bindings::tgvi_sampler_choose(
+                self.chain.as_ptr(),
+                candidates.as_mut_ptr().cast::<llama::llama_token_data>(),
+                candidates.len(),
+                error.0.as_mut_ptr(),
+                error.0.len(),
+            )
+        };
+        if token < 0 {
+            return Err(error.cause(failed));
+        }
+        Ok(token)
     }
+}
+
+fn failed(text: String) -> Error {
+    Error::Decoder(format!("no token could be chosen: {text}"))
 }
 
 #[cfg(test)]

@@ -10,19 +10,22 @@
 extern "C" {
 #endif
 
-// Turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread. Where they do
-// not, ggml ends the process; log_abort gets the reason of each.
-void tgvi_init(void (*log_abort)(const char * message));
+// The first three functions make llama.cpp ready: in this order, before anything else and on one thread at a time, again
+// from the first if one fails for lack of memory.
 
-// Makes contexts' memory take no pages before they are used. Once in a process, before any context.
-void tgvi_context_init(void);
+// Also turns ggml's failed assertions into errors of the functions below, where they happen on the calling thread. Where they do
+// not, ggml ends the process; log_abort gets the reason of each.
+bool tgvi_init(void (*log_abort)(const char * message));
+
+// Makes contexts' memory take no pages before they are used.
+bool tgvi_context_init(void);
 
 // Computes one node of a graph: above 0 when done, 0 to leave it to ggml, -1 without memory, less when it failed. `computer` is
 // what was handed to tgvi_batch_process.
 typedef int32_t (*tgvi_compute_op)(void * computer, const struct ggml_tensor * op);
 
 // Sets the function for all passes with a computer, for good.
-void tgvi_compute_init(tgvi_compute_op op);
+bool tgvi_compute_init(tgvi_compute_op op);
 
 // ggml's own code for a part of a node whose rows are independent: ADD, MUL, NORM, RMS_NORM, UNARY, ROPE, SOFT_MAX. `memory` is
 // shared by all parts; ROPE and SOFT_MAX use a row of the node and a cache line for each. False on failure.
@@ -68,6 +71,30 @@ bool tgvi_batch_add_embedding(struct tgvi_context * context, int32_t sequence, c
 
 // llama_process() on the batch, its nodes computed by `computer` if that is not NULL: 0 done, 1 no room in the KV cache, 2 aborted by the abort callback, below 0 failed.
 int32_t tgvi_batch_process(struct tgvi_context * context, void * computer, char * error, size_t error_size);
+
+// How tokens are drawn from candidates: penalty, then the largest logit if `greedy`, otherwise temperature, top-k, top-p,
+// min-p, chance.
+typedef struct tgvi_sampling {
+    bool     greedy;
+    float    penalty;
+    int32_t  penalty_window;
+    float    temperature;
+    int32_t  top_k;
+    float    top_p;
+    float    min_p;
+    uint32_t seed;
+} tgvi_sampling;
+
+// NULL on failure.
+struct llama_sampler * tgvi_sampler_new(const tgvi_sampling * with, int32_t vocabulary, char * error, size_t error_size);
+void tgvi_sampler_free(struct llama_sampler * sampler);
+
+// The chosen candidate's token; negative on failure. The candidates are changed.
+int32_t tgvi_sampler_choose(struct llama_sampler * sampler, llama_token_data * candidates, size_t count, char * error,
+                            size_t error_size);
+
+// Remembers a token for the penalty.
+bool tgvi_sampler_accept(struct llama_sampler * sampler, int32_t token, char * error, size_t error_size);
 
 // What a grammar allows next: GBNF parsed by llama.cpp, and the state after the tokens accepted so far.
 struct tgvi_grammar;

@@ -140,10 +140,10 @@ pub(super) fn outruns_repacking(file: &Gguf) -> bool {
     file.tensors().iter().filter(|t| t.shape.len() > 1).all(|t| matmul::outruns_ggml(t.ty.number()))
 }
 
-/// Makes llama.cpp ask for computers; once in a process.
-pub(super) fn init() {
+/// Makes llama.cpp ask for computers; once in a process. False without memory.
+pub(super) fn init() -> bool {
     // SAFETY: the function has the signature of tgvi_compute_op and lives as long as the library.
-    unsafe { bindings::tgvi_compute_init(compute) };
+    unsafe { bindings::tgvi_compute_init(compute) }
 }
 
 /// What llama.cpp calls for every node of a pass that has a computer.
