@@ -51,7 +51,10 @@ impl<'a> Exec<'a> {
         let panel = kernels.float.panel();
         let products = match kernels.products {
             Products::Float => 0,
-            Products::Int8(k) => quantized::scratch_floats(k, most.inputs).max(most.inputs * k.lanes()),
+            Products::Int8(k) => {
+                let attention = k.words().map_or(0, |words| words.floats(most.head, most.tokens));
+                quantized::scratch_floats(k, most.inputs).max(most.inputs * k.lanes()).max(attention)
+            }
             Products::Bf16(k) => {
                 rounded::scratch_floats(k, most.inputs).max(k.attention_floats(most.head, most.tokens))
             }
@@ -298,15 +301,24 @@ fn float_attention(exec: &Exec, parts: [(&Panels, usize); 3], heads: usize, out:
     assert!(parts.iter().all(|(m, row)| m.rows >= row + out.rows && m.shape == shape));
     let (to, queries, keys, values) = (out.writer(), Reader::of(q), Reader::of(k), Reader::of(v));
     let out = &*out;
-    let panels = out.panels();
-    exec.run(heads * panels, attention_flops(out.rows, out.tokens, k.tokens), &|task, scratch| {
-        let (h, p) = (task / panels, task % panels);
+    let (panels, work) = (out.panels(), attention_flops(out.rows, out.tokens, k.tokens));
+    let words = match exec.kernels.products {
+        Products::Int8(kernel) => kernel.words(),
+        _ => None,
+    };
+    let shares = match words {
+        None => panels,
+        // Packing costs as much as a few panels: a head is one task, unless threads would be left without.
+        Some(_) => (2 * exec.threads_for(work)).div_ceil(heads).min(panels),
+    };
+    exec.run(heads * shares, work, &|task, scratch| {
+        let (h, share) = (task / shares, task % shares);
         let head_of =
             |matrix: Reader, rows: usize, row: usize| HeadTokens { matrix: matrix.at(0), rows, row: row + h * head };
-        // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its own
-        // panel of `out`, which is another matrix than the three it reads; scratch has room for panel² floats.
-        unsafe {
-            exec.kernel().attention(&AttentionTile {
+        assert!(words.is_none_or(|words| scratch.len() >= words.floats(head, k.tokens)));
+        let first = share * panels / shares;
+        for p in first..(share + 1) * panels / shares {
+            let tile = AttentionTile {
                 head,
                 q: queries.at(q.offset(p, q_row + h * head)),
                 vectors: out.width(p) / shape.lanes,
@@ -317,7 +329,21 @@ fn float_attention(exec: &Exec, parts: [(&Panels, usize); 3], heads: usize, out:
                 scale: 1.0 / (head as f32).sqrt(),
                 out: to.at(out.offset(p, h * head)),
                 scratch: scratch.as_mut_ptr(),
-            });
+            };
+            // SAFETY: all features and tokens named exist, as asserted above; each task writes its own head's features of its
+            // own panels of `out`, which is another matrix than the three it reads; scratch has room for panel² floats, or for a
+            // packed head.
+            unsafe {
+                match words {
+                    None => exec.kernel().attention(&tile),
+                    Some(words) => {
+                        if p == first {
+                            words.pack(&tile);
+                        }
+                        words.attend(&tile);
+                    }
+                }
+            }
         }
     })
 }

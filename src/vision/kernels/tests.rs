@@ -233,59 +233,71 @@ fn layer_norm_over_odd_lengths() {
     }
 }
 
-#[test]
-fn attention_over_odd_token_counts() {
+/// Computes attention tiles of panels of some size and holds them against sums in f64. `attend` has `floats` floats of scratch memory.
+pub(crate) fn check_attention(
+    name: &str,
+    (lanes, full): (usize, usize),
+    tolerance: f64,
+    floats: impl Fn(usize, usize) -> usize,
+    attend: impl Fn(&AttentionTile),
+) {
     let mut noise = Noise::new(4);
-    for kernel in available() {
-        let (lanes, full) = (kernel.lanes(), kernel.panel());
-        for tokens in [1, 2, lanes, full - 1, full, full + 1, 2 * full + 5, 3 * full] {
-            for (head, vectors, range) in [(1, 1, 1.0), (5, full / lanes, 30.0), (8, 1, 4.0), (88, full / lanes, 1.0)] {
-                // A matrix with two more features than the head has, one before and one after.
-                let rows = head + 2;
-                let padded = tokens.next_multiple_of(lanes);
-                let last_width = padded - (tokens - 1) / full * full;
-                let at = |f: usize, t: usize| {
-                    let p = t / full;
-                    let width = if (p + 1) * full <= padded { full } else { last_width };
-                    p * full * rows + (f + 1) * width + t % full
+    for tokens in [1, 2, lanes, full - 1, full, full + 1, 2 * full + 5, 3 * full] {
+        for (head, vectors, range) in [(1, 1, 1.0), (5, full / lanes, 30.0), (8, 1, 4.0), (88, full / lanes, 1.0)] {
+            // A matrix with two more features than the head has, one before and one after.
+            let rows = head + 2;
+            let padded = tokens.next_multiple_of(lanes);
+            let last_width = padded - (tokens - 1) / full * full;
+            let at = |f: usize, t: usize| {
+                let p = t / full;
+                let width = if (p + 1) * full <= padded { full } else { last_width };
+                p * full * rows + (f + 1) * width + t % full
+            };
+            let mut k = noise.vec(rows * padded);
+            let v = noise.vec(rows * padded);
+            k.iter_mut().for_each(|x| *x *= range);
+            let width = vectors * lanes;
+            let q = noise.vec(head * width);
+            let mut out = vec![9.0; head * width + 1];
+            let mut scratch = vec![0.0; floats(head, tokens)];
+            let scale = 0.7 / (head as f32).sqrt();
+            let tile = AttentionTile {
+                head,
+                q: q.as_ptr(),
+                vectors,
+                k: HeadTokens { matrix: k.as_ptr(), rows, row: 1 },
+                v: HeadTokens { matrix: v.as_ptr(), rows, row: 1 },
+                tokens,
+                last_width,
+                scale,
+                out: out.as_mut_ptr(),
+                scratch: scratch.as_mut_ptr(),
+            };
+            attend(&tile);
+            assert_eq!(out.pop(), Some(9.0));
+            for lane in 0..width {
+                let score = |t: usize| {
+                    (0..head).map(|f| q[f * width + lane] as f64 * k[at(f, t)] as f64).sum::<f64>() * scale as f64
                 };
-                let mut k = noise.vec(rows * padded);
-                let v = noise.vec(rows * padded);
-                k.iter_mut().for_each(|x| *x *= range);
-                let width = vectors * lanes;
-                let q = noise.vec(head * width);
-                let mut out = vec![9.0; head * width + 1];
-                let mut scratch = vec![0.0; full * full];
-                let scale = 0.7 / (head as f32).sqrt();
-                let tile = AttentionTile {
-                    head,
-                    q: q.as_ptr(),
-                    vectors,
-                    k: HeadTokens { matrix: k.as_ptr(), rows, row: 1 },
-                    v: HeadTokens { matrix: v.as_ptr(), rows, row: 1 },
-                    tokens,
-                    last_width,
-                    scale,
-                    out: out.as_mut_ptr(),
-                    scratch: scratch.as_mut_ptr(),
-                };
-                // SAFETY: the vectors above have the documented lengths.
-                unsafe { kernel.attention(&tile) };
-                assert_eq!(out.pop(), Some(9.0));
-                for lane in 0..width {
-                    let score = |t: usize| {
-                        (0..head).map(|f| q[f * width + lane] as f64 * k[at(f, t)] as f64).sum::<f64>() * scale as f64
-                    };
-                    let scores: Vec<f64> = (0..tokens).map(score).collect();
-                    let peak = scores.iter().copied().fold(f64::MIN, f64::max);
-                    let total: f64 = scores.iter().map(|s| (s - peak).exp()).sum();
-                    for f in 0..head {
-                        let expected: f64 =
-                            (0..tokens).map(|t| (scores[t] - peak).exp() / total * v[at(f, t)] as f64).sum();
-                        assert_close(out[f * width + lane], expected, 2e-5, kernel.name());
-                    }
+                let scores: Vec<f64> = (0..tokens).map(score).collect();
+                let peak = scores.iter().copied().fold(f64::MIN, f64::max);
+                let total: f64 = scores.iter().map(|s| (s - peak).exp()).sum();
+                for f in 0..head {
+                    let expected: f64 =
+                        (0..tokens).map(|t| (scores[t] - peak).exp() / total * v[at(f, t)] as f64).sum();
+                    assert_close(out[f * width + lane], expected, tolerance, name);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn attention_over_odd_token_counts() {
+    for kernel in available() {
+        let panels = (kernel.lanes(), kernel.panel());
+        // SAFETY: the tiles are whole, with as much scratch memory as is asked for.
+        let attend = |tile: &AttentionTile| unsafe { kernel.attention(tile) };
+        check_attention(kernel.name(), panels, 2e-5, |_, _| panels.1 * panels.1, attend);
     }
 }

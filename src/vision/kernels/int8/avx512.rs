@@ -80,4 +80,4 @@ impl Dot for Vnni {
     }
 }
 
-int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 6, 96, "avx512f,avx512bw,avx512vnni");
+int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 6, 96, words &super::words::VnniWords, "avx512f,avx512bw,avx512vnni");

@@ -26,8 +26,10 @@ mod avx512;
 mod neon;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
-use super::Simd;
+use super::{AttentionTile, Simd};
 
 /// Vectors of 32-bit integers beside those of floats.
 ///
@@ -197,11 +199,28 @@ pub(crate) trait Int8Kernel: Sync {
     unsafe fn pack(&self, block: &PackBlock);
     /// A product on one panel.
     unsafe fn multiply(&self, tile: &Int8Tile);
+    /// Attention with 16-bit numbers, where that is faster than in f32.
+    fn words(&self) -> Option<&'static dyn WordAttention> {
+        None
+    }
+}
+
+/// Softmax attention on products of 16-bit numbers, from f32 to f32.
+///
+/// # Safety
+/// As for [`super::Kernel`]; the tile's scratch has room for [`floats`](Self::floats) floats.
+pub(crate) trait WordAttention: Sync {
+    /// Floats of scratch memory that a head takes.
+    fn floats(&self, head: usize, tokens: usize) -> usize;
+    /// Rounds keys and values of the tile's head to the beginning of its scratch memory.
+    unsafe fn pack(&self, tile: &AttentionTile);
+    /// Attention for the tile's queries; `pack` had the same head and scratch memory.
+    unsafe fn attend(&self, tile: &AttentionTile);
 }
 
 /// Compiles [`body`] for `$quants` with the given target features as `$kernel`.
 macro_rules! int8_kernel {
-    ($kernel:ident, $quants:ty, $name:expr, rows $group:expr, $block:expr $(, $features:literal)?) => {
+    ($kernel:ident, $quants:ty, $name:expr, rows $group:expr, $block:expr $(, words $words:expr)? $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
@@ -258,6 +277,9 @@ macro_rules! int8_kernel {
                 }
                 unsafe { f(tile) }
             }
+            $(fn words(&self) -> Option<&'static dyn super::WordAttention> {
+                Some($words)
+            })?
         }
     };
 }
@@ -271,6 +293,7 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
     {
         if is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
         {
             found.push(&avx512::VnniKernel);

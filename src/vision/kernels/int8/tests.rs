@@ -1,6 +1,6 @@
 //! Every quantised product that this processor can run, against plain arithmetic.
 
-use super::super::tests::Noise;
+use super::super::tests::{check_attention, Noise};
 use super::*;
 use half::f16;
 
@@ -234,5 +234,19 @@ fn numbers_that_are_not_finite_reach_the_result() {
                 assert_eq!(c.is_finite(), i >= tokens, "{}, {bad} in the weights: {c}", kernel.name());
             }
         }
+    }
+}
+
+#[test]
+fn attention_with_words() {
+    for kernel in available() {
+        let Some(words) = kernel.words() else { continue };
+        // SAFETY: the tiles are whole, with as much scratch memory as is asked for.
+        let attend = |tile: &AttentionTile| unsafe {
+            words.pack(tile);
+            words.attend(tile);
+        };
+        let panels = (kernel.lanes(), kernel.panel());
+        check_attention(kernel.name(), panels, 1e-3, |head, tokens| words.floats(head, tokens), attend);
     }
 }
