@@ -253,8 +253,15 @@ pub fn tasks(pair: &Pair, selection: &Selection) -> Vec<Task> {
                 all.push(Task { busy: BUSY, ..decode });
             }
             ACCURACY => {
-                let title = "cosine with embeddings of F32 weights, the least of all";
-                let rows = vec![Row::new("cosine", title, "cosine", Unit::Likeness)];
+                let rows = vec![
+                    Row::new(
+                        "cosine",
+                        "cosine with embeddings of F32 weights, the least of all",
+                        "cosine",
+                        Unit::Likeness,
+                    ),
+                    Row::new("weights_cosine", "the same, of these weights computed in f32", "weights", Unit::Likeness),
+                ];
                 all.push(task(Request::Accuracy, rows, vec![ACCURACY.to_owned()]));
             }
             _ => {

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tinygptv::gguf::Gguf;
 use tinygptv::threads::ThreadPool;
-use tinygptv::vision::{Control, VisionEncoder};
+use tinygptv::vision::{Control, Precision, VisionEncoder};
 
 use super::{ours, unable};
-use crate::protocol::{figures, Figures, Request};
+use crate::protocol::{Figures, Request};
 
 /// The two files, and threads.
 #[derive(Args)]
@@ -33,15 +33,16 @@ const PICTURES: u32 = 2;
 /// Whatever the round, the answer is the same: it is computed once.
 pub struct Accuracy<'a> {
     options: &'a Options,
-    cosine: Option<f64>,
+    measured: Option<Figures>,
 }
 
 pub fn about(options: &Options) -> Result<BTreeMap<String, String>> {
-    Ok(BTreeMap::from([("vision kernels".to_owned(), load(&options.vision, 1)?.instruction_set())]))
+    let encoder = load(&options.vision, 1, Precision::Auto)?;
+    Ok(BTreeMap::from([("vision kernels".to_owned(), encoder.instruction_set())]))
 }
 
-fn load(path: &Path, threads: usize) -> Result<VisionEncoder> {
-    Ok(VisionEncoder::load(&Gguf::open(path)?, Arc::new(ThreadPool::new(threads)))?)
+fn load(path: &Path, threads: usize, precision: Precision) -> Result<VisionEncoder> {
+    Ok(VisionEncoder::load_with(&Gguf::open(path)?, Arc::new(ThreadPool::new(threads)), precision)?)
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -51,31 +52,35 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 impl<'a> Accuracy<'a> {
     pub fn new(options: &'a Options) -> Accuracy<'a> {
-        Accuracy { options, cosine: None }
+        Accuracy { options, measured: None }
     }
 
     pub fn perform(&mut self, request: &Request) -> Result<Figures> {
         let Request::Accuracy = request else { return unable(request) };
-        let cosine = match self.cosine {
-            Some(known) => known,
-            None => *self.cosine.insert(self.measure()?),
-        };
-        Ok(figures([("cosine", cosine)]))
+        if self.measured.is_none() {
+            self.measured = Some(self.measure()?);
+        }
+        self.measured.clone().context("it was just measured")
     }
 
-    /// The smallest cosine between vectors of the two files' embeddings.
-    fn measure(&self) -> Result<f64> {
-        let [rounded, exact] = [&self.options.vision, &self.options.exact].map(|path| load(path, self.options.threads));
-        let (rounded, exact) = (rounded?, exact?);
+    /// The smallest cosine between vectors of the two files' embeddings, the rounded one's computed as usual and in f32.
+    fn measure(&self) -> Result<Figures> {
+        let open = |path: &Path, precision| load(path, self.options.threads, precision);
+        let exact = open(&self.options.exact, Precision::Exact)?;
         let width = exact.dims().projection_dim;
-        let mut least: Option<f64> = None;
-        for number in 1..=PICTURES {
-            let image = ours::picture(number)?;
-            let [a, b] = [&rounded, &exact].map(|encoder| encoder.encode(&image, Control::default()));
-            let (a, b) = (a?, b?);
-            let vectors = a.chunks_exact(width).zip(b.chunks_exact(width));
-            least = vectors.map(|(a, b)| cosine(a, b)).chain(least).min_by(f64::total_cmp);
+        let mut all = Figures::new();
+        for (name, precision) in [("cosine", Precision::Auto), ("weights", Precision::Exact)] {
+            let rounded = open(&self.options.vision, precision)?;
+            let mut least: Option<f64> = None;
+            for number in 1..=PICTURES {
+                let image = ours::picture(number)?;
+                let [a, b] = [&rounded, &exact].map(|encoder| encoder.encode(&image, Control::default()));
+                let (a, b) = (a?, b?);
+                let vectors = a.chunks_exact(width).zip(b.chunks_exact(width));
+                least = vectors.map(|(a, b)| cosine(a, b)).chain(least).min_by(f64::total_cmp);
+            }
+            all.insert(name.to_owned(), least.context("an embedding has no vectors")?);
         }
-        least.context("an embedding has no vectors")
+        Ok(all)
     }
 }
