@@ -68,17 +68,17 @@ impl<'a> Accuracy<'a> {
         let open = |path: &Path, precision| load(path, self.options.threads, precision);
         let exact = open(&self.options.exact, Precision::Exact)?;
         let width = exact.dims().projection_dim;
+        let images = (1..=PICTURES).map(ours::picture).collect::<Result<Vec<_>>>()?;
+        let encode = |encoder: &VisionEncoder| -> Result<Vec<f32>> {
+            let each = images.iter().map(|image| Ok(encoder.encode(image, Control::default())?));
+            Ok(each.collect::<Result<Vec<_>>>()?.concat())
+        };
+        let wanted = encode(&exact)?;
         let mut all = Figures::new();
         for (name, precision) in [("cosine", Precision::Auto), ("weights", Precision::Exact)] {
-            let rounded = open(&self.options.vision, precision)?;
-            let mut least: Option<f64> = None;
-            for number in 1..=PICTURES {
-                let image = ours::picture(number)?;
-                let [a, b] = [&rounded, &exact].map(|encoder| encoder.encode(&image, Control::default()));
-                let (a, b) = (a?, b?);
-                let vectors = a.chunks_exact(width).zip(b.chunks_exact(width));
-                least = vectors.map(|(a, b)| cosine(a, b)).chain(least).min_by(f64::total_cmp);
-            }
+            let rounded = encode(&open(&self.options.vision, precision)?)?;
+            let vectors = rounded.chunks_exact(width).zip(wanted.chunks_exact(width));
+            let least = vectors.map(|(a, b)| cosine(a, b)).min_by(f64::total_cmp);
             all.insert(name.to_owned(), least.context("an embedding has no vectors")?);
         }
         Ok(all)
