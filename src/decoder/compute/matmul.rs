@@ -11,7 +11,7 @@ use super::dequantize::{self, Packer};
 use super::floats;
 use super::kquants::{self, Activations, Dots, Rows, Q8K};
 #[cfg(target_arch = "x86_64")]
-use super::kquants_tiles;
+use super::kquants_unpacking::{self, Unpacker};
 use super::{Failed, Memory, Shared, Tensor, WORK_FOR_THREADS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
@@ -26,7 +26,7 @@ const ROW_STEP: usize = 16;
 /// Rows that are multiplied with some columns and then with others.
 const ROWS_KEPT: usize = 64;
 
-/// Columns from which unpacking weights to bfloat16 for AMX's tiles is faster than multiplying them by fours.
+/// Columns from which unpacking weights to bfloat16 for AMX's tiles is faster than multiplying each column.
 #[cfg(target_arch = "x86_64")]
 const TILED_FROM: usize = 6;
 
@@ -119,18 +119,24 @@ impl<'a> Product<'a> {
 
 /// Computes the node if it is a product.
 ///
-/// `tiles` allows AMX.
-pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tiles: bool) -> Result<bool, Failed> {
+/// `unpacking` says which way of those to unpack weights for many columns to take, fastest first, if any.
+pub(super) fn compute(
+    pool: &ThreadPool,
+    memory: &mut Memory,
+    dst: &Tensor,
+    unpacking: Option<usize>,
+) -> Result<bool, Failed> {
     let Some(product) = Product::of(dst) else { return Ok(false) };
     #[cfg(target_arch = "x86_64")]
-    if tiles && product.columns >= TILED_FROM && product.slices == [1, 1] {
-        let multiply =
-            kquants_tiles::multiply(product.weights.type_).filter(|_| product.depth.is_multiple_of(kquants::BLOCK));
-        if let Some(multiply) = multiply.filter(|_| int8_unpacking::available()) {
-            by_blocks_in_tiles(pool, memory, &product, multiply)?;
+    if let Some(way) = unpacking.filter(|_| product.slices == [1, 1]) {
+        let unpacker = kquants_unpacking::unpackers(product.weights.type_).nth(way);
+        let unpacker = unpacker.filter(|u| product.columns >= u.columns_from);
+        if let Some(unpacker) = unpacker.filter(|_| product.depth.is_multiple_of(kquants::BLOCK)) {
+            by_unpacked_blocks(pool, memory, &product, &unpacker)?;
             return Ok(true);
         }
-        let packer = dequantize::packer(product.weights.type_).filter(|p| product.depth.is_multiple_of(p.block));
+        let packer = dequantize::packer(product.weights.type_).filter(|_| product.columns >= TILED_FROM);
+        let packer = packer.filter(|p| product.depth.is_multiple_of(p.block));
         // The system is asked for the tiles only where they are of use.
         if let Some(packer) = packer.filter(|_| bf16_tiles::available()) {
             by_tiles(pool, memory, &product, packer)?;
@@ -142,7 +148,7 @@ pub(super) fn compute(pool: &ThreadPool, memory: &mut Memory, dst: &Tensor, tile
         return Ok(true);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = tiles;
+    let _ = unpacking;
     match kquants::dots(product.weights.type_) {
         Some(dots) if product.slices == [1, 1] => by_blocks(pool, memory, &product, dots)?,
         _ => return by_rows(pool, memory, &product),
@@ -245,28 +251,29 @@ fn by_blocks(pool: &ThreadPool, memory: &mut Memory, product: &Product, dots: &d
     Ok(())
 }
 
-/// With AMX's tiles: both sides in 8 bits.
+/// With k-quants as 8-bit integers.
 #[cfg(target_arch = "x86_64")]
-fn by_blocks_in_tiles(
+fn by_unpacked_blocks(
     pool: &ThreadPool,
     memory: &mut Memory,
     product: &Product,
-    multiply: kquants_tiles::Multiply,
+    unpacker: &Unpacker,
 ) -> Result<(), Failed> {
     let blocks = product.depth / kquants::BLOCK;
     let vectors = product.columns.div_ceil(int8_unpacking::TOKENS);
-    let tokens = memory.operand.bytes(int8_unpacking::Tokens::bytes(vectors, blocks).ok_or(Failed)?)?;
-    let tasks = memory.of_tasks(int8_unpacking::memory_bytes(blocks).ok_or(Failed)?)?;
+    let vector_bytes = (unpacker.vector_bytes)(blocks).ok_or(Failed)?;
+    let tokens = memory.operand.bytes(vectors.checked_mul(vector_bytes).ok_or(Failed)?)?;
+    let tasks = memory.of_tasks((unpacker.memory_bytes)(blocks).ok_or(Failed)?)?;
     let (weights, x, dst) = product.slice(0);
     let (weights, x, tokens, dst) = (Shared(weights.cast_mut()), Shared(x.cast_mut()), Shared(tokens), Shared(dst));
     pool.parallel_for(vectors, &|vector| {
         let first = vector * int8_unpacking::TOKENS;
         let count = int8_unpacking::TOKENS.min(product.columns - first);
-        let to = int8_unpacking::Tokens::new(tokens.get(), blocks).from(vector);
-        // SAFETY: the processor has the tiles; every vector has its own columns of x, and its own part of the operand.
+        // SAFETY: the processor has what the unpacker needs; every vector has its own columns of x, and its own part of the operand.
         unsafe {
             let from = x.get().add(first * product.x.nb[1]).cast();
-            to.pack(from, product.x.nb[1] / size_of::<f32>(), count);
+            let to = tokens.get().add(vector * vector_bytes);
+            (unpacker.pack)(from, product.x.nb[1] / size_of::<f32>(), count, blocks, to);
         }
     });
     let parts = vectors.div_ceil(int8_unpacking::MOST_VECTORS);
@@ -284,10 +291,10 @@ fn by_blocks_in_tiles(
                 let out = dst.get().cast::<f32>().add(column * stride + first);
                 let first = weights.get().add(first * product.weights.nb[1]);
                 let weights = dequantize::Rows { first, stride: product.weights.nb[1], count, depth: product.depth };
-                let tokens = int8_unpacking::Tokens::new(tokens.get(), blocks).from(start);
-                let vectors = end - start;
-                let int8 = int8_unpacking::Product { rows: count, blocks, vectors, tokens, memory: own.start() };
-                multiply(&weights, &int8, &TokenRows { out, stride, tokens: product.columns - column });
+                let tokens = tokens.get().add(start * vector_bytes);
+                let int8 =
+                    int8_unpacking::Product { rows: count, blocks, vectors: end - start, tokens, memory: own.start() };
+                (unpacker.multiply)(&weights, &int8, &TokenRows { out, stride, tokens: product.columns - column });
             }
         }
     });

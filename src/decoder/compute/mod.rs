@@ -17,7 +17,7 @@ mod kquants_avx2;
 #[cfg(target_arch = "x86_64")]
 mod kquants_avx512;
 #[cfg(target_arch = "x86_64")]
-mod kquants_tiles;
+mod kquants_unpacking;
 mod matmul;
 
 use std::cell::UnsafeCell;
@@ -44,8 +44,8 @@ const CACHE_LINE: usize = 16;
 /// The threads and memory that a context's passes are computed with.
 pub(super) struct Computer {
     pool: ThreadPool,
-    /// Whether AMX may be used where there is one.
-    tiles: bool,
+    /// Which way of those to unpack weights for many columns is taken, fastest first, if any.
+    unpacking: Option<usize>,
     memory: UnsafeCell<Memory>,
 }
 
@@ -162,7 +162,7 @@ impl Computer {
     pub(super) fn new(threads: usize, processors: ProcessorMask) -> crate::error::Result<Computer> {
         let pool = processors.run(move || ThreadPool::new(threads))?;
         let tasks = TaskMemory((0..pool.threads()).map(|_| Default::default()).collect());
-        Ok(Computer { pool, tiles: true, memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
+        Ok(Computer { pool, unpacking: Some(0), memory: UnsafeCell::new(Memory { tasks, ..Memory::default() }) })
     }
 
     /// Runs a pass, which gets the pointer for `tgvi_batch_process`.
@@ -176,7 +176,7 @@ impl Computer {
         // SAFETY: a pass calls this from one thread, node by node, and `during` borrows the computer exclusively for it.
         let memory = unsafe { &mut *self.memory.get() };
         match op.op {
-            llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op, self.tiles),
+            llama::GGML_OP_MUL_MAT => matmul::compute(&self.pool, memory, op, self.unpacking),
             llama::GGML_OP_FLASH_ATTN_EXT => attention::compute(&self.pool, memory, op),
             llama::GGML_OP_UNARY if gelu::compute(&self.pool, op) => Ok(true),
             // What is written, not the whole cache, tells how large it is; memory that was not used yet takes longest.

@@ -108,9 +108,9 @@ const TYPES: [(llama::ggml_type, f64); 9] = [
 #[test]
 fn products_are_those_of_the_weights() {
     let mut random = Random(1);
-    for (threads, tiles) in [(1, true), (3, true), (3, false)] {
+    for (threads, unpacking) in [(1, Some(0)), (3, Some(0)), (2, Some(1)), (3, None)] {
         let mut computer = computer(threads);
-        computer.tiles = tiles;
+        computer.unpacking = unpacking;
         for (ty, limit) in TYPES {
             for (depth, rows, columns) in [
                 (256, 1, 1),
@@ -172,9 +172,9 @@ fn product(
     (dst, wanted)
 }
 
-/// On tiles weights are rounded to 8 bits once more, and that must not show.
+/// Unpacked weights are rounded to 8 bits once more, and that must not show.
 #[test]
-fn k_quants_on_tiles_are_nearly_as_exact_as_beside_8_bit_activations() {
+fn unpacked_k_quants_are_nearly_as_exact_as_beside_8_bit_activations() {
     let mut random = Random(8);
     let (depth, rows, columns) = (2560, 48, 40);
     for ty in [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K] {
@@ -183,13 +183,13 @@ fn k_quants_on_tiles_are_nearly_as_exact_as_beside_8_bit_activations() {
         // A few activations a hundred times larger than others.
         x.iter_mut().step_by(331).for_each(|x| *x *= 100.0);
         let mut computer = computer(2);
-        let [tiles, without] = [true, false].map(|tiles| {
-            computer.tiles = tiles;
+        let [first, second, without] = [Some(0), Some(1), None].map(|unpacking| {
+            computer.unpacking = unpacking;
             let (dst, wanted) = product(&computer, ty, &mut weights, &exact, &mut x, depth);
             error(&dst, &wanted)
         });
-        println!("{ty}: {tiles:.2e} {without:.2e}");
-        assert!(tiles < 1.2 * without, "type {ty}: {tiles:.1e}, {without:.1e} without");
+        println!("{ty}: {first:.2e} {second:.2e} {without:.2e}");
+        assert!(first.max(second) < 1.2 * without, "type {ty}: {first:.1e}, {second:.1e}, {without:.1e} without");
     }
 }
 
@@ -218,11 +218,15 @@ fn k_quants_may_have_any_bytes() {
         }
         let mut x = random.vector(depth * columns);
         x[..depth].fill(0.0);
-        let (dst, wanted) = product(&computer(1), ty, &mut weights, &exact, &mut x, depth);
         let largest = exact.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
-        for (got, wanted) in dst.iter().zip(wanted) {
-            let e = (f64::from(*got) - wanted).abs() / f64::from(largest) / (depth as f64).sqrt();
-            assert!(e < 2e-2, "type {ty}: {got}, not {wanted}");
+        for unpacking in [Some(0), Some(1), None] {
+            let mut computer = computer(1);
+            computer.unpacking = unpacking;
+            let (dst, wanted) = product(&computer, ty, &mut weights, &exact, &mut x, depth);
+            for (got, wanted) in dst.iter().zip(wanted) {
+                let e = (f64::from(*got) - wanted).abs() / f64::from(largest) / (depth as f64).sqrt();
+                assert!(e < 2e-2, "type {ty}, {unpacking:?}: {got}, not {wanted}");
+            }
         }
     }
 }
@@ -285,10 +289,10 @@ fn numbers_that_are_not_finite_reach_the_result() {
     let (depth, rows) = (512, 40);
     for (ty, _) in TYPES {
         let (mut weights, exact) = quantized(ty, rows, &random.vector(depth * rows));
-        for (columns, tiles) in [(1, true), (4, true), (20, true), (20, false), (110, true)] {
+        for (columns, unpacking) in [(1, Some(0)), (4, Some(0)), (20, Some(0)), (20, Some(1)), (20, None), (110, Some(0))] {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut computer = computer(2);
-                computer.tiles = tiles;
+                computer.unpacking = unpacking;
                 let mut x = random.vector(depth * columns);
                 let first = columns / 2 * depth;
                 (x[first + 3], x[first + 300]) = (bad, bad);
@@ -298,7 +302,7 @@ fn numbers_that_are_not_finite_reach_the_result() {
                     assert_eq!(
                         finite,
                         column != columns / 2,
-                        "type {ty}, {bad}, column {column} of {columns}, {tiles}"
+                        "type {ty}, {bad}, column {column} of {columns}, {unpacking:?}"
                     );
                 }
             }
@@ -433,4 +437,40 @@ fn large_nodes_are_shared_out_and_others_left_alone() {
     assert_eq!(dst, wanted);
     op.op = llama::GGML_OP_CONCAT;
     assert!(computer(3).compute(&op).is_ok_and(|done| !done));
+}
+
+/// Not a test: `cargo test --release --lib -- --ignored --nocapture speed_of_products` prints how fast k-quants of a full-size
+/// layer are multiplied, in each way there is.
+#[test]
+#[ignore = "prints speeds"]
+fn speed_of_products() {
+    let mut random = Random(11);
+    let (depth, rows) = (2560, 10_240);
+    for ty in [llama::GGML_TYPE_Q4_K, llama::GGML_TYPE_Q5_K, llama::GGML_TYPE_Q6_K] {
+        let (weights, _) = quantized(ty, 256, &random.vector(depth * 256));
+        let mut weights = weights.repeat(rows / 256);
+        for columns in [1, 4, 6, 8, 16, 31, 48, 96] {
+            let mut x = random.vector(depth * columns);
+            let mut dst = vec![0.0; rows * columns];
+            let shape = |a: usize, b: usize| [a as i64, b as i64, 1, 1];
+            let mut src =
+                [tensor(ty, shape(depth, rows), &mut weights), tensor(llama::GGML_TYPE_F32, shape(depth, columns), &mut x)];
+            let to = tensor(llama::GGML_TYPE_F32, shape(rows, columns), &mut dst);
+            let op = node(llama::GGML_OP_MUL_MAT, to, &mut src);
+            let speeds: Vec<String> = [Some(0), Some(1), None]
+                .into_iter()
+                .map(|unpacking| {
+                    let mut computer = computer(2);
+                    computer.unpacking = unpacking;
+                    let best = (0..7).fold(f64::MAX, |best, _| {
+                        let start = std::time::Instant::now();
+                        assert!(computer.compute(&op).is_ok_and(|done| done));
+                        best.min(start.elapsed().as_secs_f64())
+                    });
+                    format!("{:.2} ms ({:.0} GFLOP/s)", best * 1e3, 2e-9 * (depth * rows * columns) as f64 / best)
+                })
+                .collect();
+            println!("type {ty}, {columns} columns: {}", speeds.join(", "));
+        }
+    }
 }

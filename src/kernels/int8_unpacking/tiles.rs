@@ -1,41 +1,22 @@
-//! Products of weights in blocks with few tokens, both in 8 bits, the weights unpacked while they are multiplied.
+//! On AMX's tiles: a block's integers are added up in the tile registers, blocks in f32, offsets in bfloat16 on the tiles again.
 //!
-//! A block is 256 columns of a row, or features of a token, as integers with one scale:
-//!
-//! `result[row, token] = Σ scale[row, b] · scale[token, b] · (weights[row, b] · features[token, b]) + Σ offset[row, r] · sum[token, r]`
-//!
-//! over blocks `b` and runs `r` of 32, where `sum` is that of a run's features before rounding. A block's integers are added up in
-//! the tile registers, blocks in f32, offsets in bfloat16 on the tiles again. While the tile unit multiplies a block of a group of
-//! rows, the next one is unpacked to memory that stays in the first-level cache, and the sums of the one before are added up.
+//! While the tile unit multiplies a block of a group of rows, the next one is unpacked, and the sums of the one before are added up.
 //!
 //! # Safety
-//! Everything here may only be used where [`available`] says so; pointers must be valid for what the layout says. Generic
-//! functions are inlined, into a function compiled for AVX-512F, BW, DQ, VL and BF16.
+//! As for [`int8_unpacking`](super); the function that all is inlined into must be compiled for AVX512-BF16 as well.
 
 use std::arch::x86_64::*;
 
-use super::bf16::{interleaved, transposed};
-use super::bf16_tiles;
-use super::tile_products::{clear, store, Bf16, Finish, Int8, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
-use super::tiles::{configure, multiply_integers, release, TILE};
+use super::super::bf16::{interleaved, transposed};
+use super::super::bf16_tiles;
+use super::super::tile_products::{clear, store, Bf16, Finish, Int8, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
+use super::super::tiles::{configure, multiply_integers, release, TILE};
+use super::{rounded, Product, RowBlock, Weights, BLOCK, MOST_VECTORS, RUNS, STEP, STEPS, TOKENS};
 
-/// Columns and features of a block.
-pub(crate) const BLOCK: usize = 256;
-/// Tokens of a vector.
-pub(crate) const TOKENS: usize = TILE;
-/// Vectors of tokens at most.
-pub(crate) const MOST_VECTORS: usize = SUMS;
+const _: () = assert!(MOST_VECTORS == SUMS && STEP == 4 * TILE);
 
 /// Rows of a group at most.
 const ROWS: usize = 2 * TILE;
-/// Columns of a tile.
-const STEP: usize = 64;
-/// Steps in a block.
-const STEPS: usize = BLOCK / STEP;
-/// Columns that share an offset.
-const RUN: usize = 32;
-/// Runs in a block.
-const RUNS: usize = BLOCK / RUN;
 /// Blocks whose runs fill a tile of bfloat16.
 const BLOCKS_OF_RUNS: usize = bf16_tiles::STEP / RUNS;
 /// Blocks ahead that weights are fetched.
@@ -54,32 +35,26 @@ fn run_steps(blocks: usize) -> usize {
     blocks.div_ceil(BLOCKS_OF_RUNS)
 }
 
-/// Tokens as they are multiplied: for every vector its tiles of integers, its blocks' scales, and its tiles of runs' sums.
+/// Bytes of a vector of tokens, if the address space has as many.
+pub(crate) fn vector_bytes(blocks: usize) -> Option<usize> {
+    let tiles = blocks.checked_mul(STEPS)?.checked_add(run_steps(blocks))?;
+    tiles.checked_mul(TILE_BYTES)?.checked_add(blocks.checked_mul(TOKENS * size_of::<f32>())?)
+}
+
+/// A vector of tokens: its tiles of integers, its blocks' scales, and its tiles of runs' sums. More may follow.
 #[derive(Clone, Copy)]
-pub(crate) struct Tokens {
+struct Tokens {
     first: *mut u8,
     blocks: usize,
 }
 
 impl Tokens {
-    /// Those of `blocks` blocks a token in [`Tokens::bytes`] at `memory`, which lie on a cache line's boundary.
-    pub(crate) fn new(memory: *mut u8, blocks: usize) -> Tokens {
-        Tokens { first: memory, blocks }
-    }
-
-    /// Bytes of so many vectors, if the address space has as many.
-    pub(crate) fn bytes(vectors: usize, blocks: usize) -> Option<usize> {
-        let tiles = blocks.checked_mul(STEPS)?.checked_add(run_steps(blocks))?;
-        let vector = tiles.checked_mul(TILE_BYTES)?.checked_add(blocks.checked_mul(TOKENS * size_of::<f32>())?)?;
-        vector.checked_mul(vectors)
-    }
-
     fn stride(&self) -> usize {
         (self.blocks * STEPS + run_steps(self.blocks)) * TILE_BYTES + self.blocks * TOKENS * size_of::<f32>()
     }
 
     /// The same, from a vector on.
-    pub(crate) fn from(self, vector: usize) -> Tokens {
+    fn from(self, vector: usize) -> Tokens {
         Tokens { first: self.first.wrapping_add(vector * self.stride()), ..self }
     }
 
@@ -94,91 +69,64 @@ impl Tokens {
     fn scales(&self, block: usize) -> *mut f32 {
         self.sums().wrapping_add(run_steps(self.blocks) * TILE_BYTES).cast::<f32>().wrapping_add(block * TOKENS)
     }
+}
 
-    /// Writes the first vector from tokens in rows, `stride` floats apart: `tokens` of them, at most [`TOKENS`], the others zero.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl")]
-    pub(crate) unsafe fn pack(&self, src: *const f32, stride: usize, tokens: usize) {
-        let mut sums = [[0.0_f32; TOKENS]; RUNS];
-        for block in 0..self.blocks {
-            let mut rows = [[_mm512_setzero_si512(); STEPS]; TOKENS];
-            let mut scales = [0.0_f32; TOKENS];
-            for token in 0..tokens {
-                let features = src.add(token * stride + block * BLOCK);
-                let (mut largest, mut total) = (_mm512_setzero_ps(), 0.0);
-                for (run, sums) in sums.iter_mut().enumerate() {
-                    let (a, b) =
-                        (_mm512_loadu_ps(features.add(run * RUN)), _mm512_loadu_ps(features.add(run * RUN + 16)));
-                    largest = _mm512_max_ps(largest, _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-                    sums[token] = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-                    total += sums[token];
-                }
-                let largest = _mm512_reduce_max_ps(largest);
-                // What is not finite makes the scale NaN.
-                scales[token] = largest / 127.0 + total * 0.0;
-                let by = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-                let part = |i: usize| {
-                    _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(features.add(16 * i)), by)))
-                };
-                for (step, numbers) in rows[token].iter_mut().enumerate() {
-                    let low = _mm256_set_m128i(part(4 * step + 1), part(4 * step));
-                    let high = _mm256_set_m128i(part(4 * step + 3), part(4 * step + 2));
-                    *numbers = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-                }
-            }
-            for step in 0..STEPS {
-                let mut tile = [_mm512_setzero_si512(); TILE];
-                for (tile, row) in tile.iter_mut().zip(&rows) {
-                    *tile = row[step];
-                }
-                for (i, row) in transposed(tile).into_iter().enumerate() {
-                    _mm512_storeu_si512(self.numbers(block).add(step * TILE_BYTES + i * STEP).cast(), row);
-                }
-            }
-            _mm512_storeu_ps(self.scales(block), _mm512_loadu_ps(scales.as_ptr()));
-            for (i, two) in sums.as_chunks::<2>().0.iter().enumerate() {
-                let pair = interleaved(_mm512_loadu_ps(two[0].as_ptr()), _mm512_loadu_ps(two[1].as_ptr()));
-                _mm512_storeu_si512(self.sums().add((block * RUNS / 2 + i) * 64).cast(), pair);
+/// Writes a vector from tokens in rows, `stride` floats apart: `tokens` of them, at most [`TOKENS`], the others zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl")]
+pub(crate) unsafe fn pack(src: *const f32, stride: usize, tokens: usize, blocks: usize, out: *mut u8) {
+    let out = Tokens { first: out, blocks };
+    let mut sums = [[0.0_f32; TOKENS]; RUNS];
+    for block in 0..blocks {
+        let mut rows = [[_mm512_setzero_si512(); STEPS]; TOKENS];
+        let mut scales = [0.0_f32; TOKENS];
+        for token in 0..tokens {
+            let features = rounded(src.add(token * stride + block * BLOCK));
+            rows[token] = features.numbers;
+            scales[token] = features.scale;
+            for (sums, sum) in sums.iter_mut().zip(features.sums) {
+                sums[token] = sum;
             }
         }
-        for row in self.blocks * RUNS / 2..run_steps(self.blocks) * TILE {
-            _mm512_storeu_si512(self.sums().add(row * 64).cast(), _mm512_setzero_si512());
+        for step in 0..STEPS {
+            let mut tile = [_mm512_setzero_si512(); TILE];
+            for (tile, row) in tile.iter_mut().zip(&rows) {
+                *tile = row[step];
+            }
+            for (i, row) in transposed(tile).into_iter().enumerate() {
+                _mm512_storeu_si512(out.numbers(block).add(step * TILE_BYTES + i * STEP).cast(), row);
+            }
         }
+        _mm512_storeu_ps(out.scales(block), _mm512_loadu_ps(scales.as_ptr()));
+        for (i, two) in sums.as_chunks::<2>().0.iter().enumerate() {
+            let pair = interleaved(_mm512_loadu_ps(two[0].as_ptr()), _mm512_loadu_ps(two[1].as_ptr()));
+            _mm512_storeu_si512(out.sums().add((block * RUNS / 2 + i) * 64).cast(), pair);
+        }
+    }
+    for row in blocks * RUNS / 2..run_steps(blocks) * TILE {
+        _mm512_storeu_si512(out.sums().add(row * 64).cast(), _mm512_setzero_si512());
     }
 }
 
-/// Rows of weights as they are kept.
-pub(crate) trait Weights {
-    /// Whether they have offsets.
-    const OFFSETS: bool;
-    /// Writes a row's block.
-    unsafe fn unpack(&self, row: usize, block: usize, out: RowBlock);
-    /// Says that it will be unpacked soon, if there is such a row.
-    unsafe fn fetch(&self, row: usize, block: usize);
-}
-
-/// Where a row's block goes.
-pub(crate) struct RowBlock {
+/// A row's block in tiles of a left operand.
+struct TileRow {
     numbers: *mut i8,
     scale: *mut f32,
     offsets: *mut u16,
 }
 
-impl RowBlock {
-    /// Writes 64 integers, in −127…127.
+impl RowBlock for TileRow {
     #[inline(always)]
-    pub(crate) unsafe fn set(&self, step: usize, numbers: __m512i) {
+    unsafe fn set(&self, step: usize, numbers: __m512i) {
         _mm512_store_si512(self.numbers.add(step * 2 * TILE_BYTES).cast(), numbers);
     }
 
-    /// What the integers are to be multiplied with.
     #[inline(always)]
-    pub(crate) unsafe fn set_scale(&self, scale: f32) {
+    unsafe fn set_scale(&self, scale: f32) {
         *self.scale = scale;
     }
 
-    /// What is to be added to the weights of each run.
     #[inline(always)]
-    pub(crate) unsafe fn set_offsets(&self, offsets: __m256) {
+    unsafe fn set_offsets(&self, offsets: __m256) {
         let rounded = std::mem::transmute::<__m128bh, __m128i>(_mm256_cvtneps_pbh(offsets));
         _mm_store_si128(self.offsets.cast(), rounded);
     }
@@ -199,19 +147,6 @@ struct Scratch {
     corrections: [[Sums; SUMS]; 2],
 }
 
-/// What is multiplied.
-pub(crate) struct Product {
-    /// Rows of the weights.
-    pub rows: usize,
-    /// Blocks of a row, at least 1.
-    pub blocks: usize,
-    /// Vectors of tokens, 1 to [`MOST_VECTORS`].
-    pub vectors: usize,
-    pub tokens: Tokens,
-    /// [`memory_bytes`] that lie on a cache line's boundary and hold numbers of any kind.
-    pub memory: *mut u8,
-}
-
 /// Bytes of memory that a product of so many blocks a row needs, if the address space has as many.
 pub(crate) fn memory_bytes(blocks: usize) -> Option<usize> {
     run_steps(blocks).checked_mul(2 * TILE_BYTES)?.checked_add(size_of::<Scratch>())
@@ -220,6 +155,7 @@ pub(crate) fn memory_bytes(blocks: usize) -> Option<usize> {
 /// A product with `V` vectors of tokens, while it is computed.
 struct Multiplication<'a, W, const V: usize> {
     product: &'a Product,
+    tokens: Tokens,
     weights: &'a W,
     scratch: &'a mut Scratch,
 }
@@ -271,13 +207,13 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
         let scales = self.scratch.scales[unit.index % 4].as_mut_ptr().wrapping_add(first);
         for i in 0..Self::PART {
             if first + i < rows {
-                let out = RowBlock {
+                let out = TileRow {
                     numbers: numbers.wrapping_add(i * STEP),
                     scale: scales.wrapping_add(i),
                     offsets: offsets.wrapping_add(i * STEP).cast(),
                 };
                 let row = unit.group * Self::GROUP + first + i;
-                self.weights.unpack(row, unit.block, out);
+                self.weights.unpack(row, unit.block, &out);
                 // The block that comes so many later, which may be one of the next group's.
                 let (row, block) = match unit.block + AHEAD {
                     block if block < self.product.blocks => (row, block),
@@ -294,7 +230,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
         let scales = &self.scratch.scales[unit.index % 4];
         let sums = &self.scratch.sums[unit.index % 2];
         for vector in 0..V {
-            let of_tokens = _mm512_loadu_ps(self.product.tokens.from(vector).scales(unit.block));
+            let of_tokens = _mm512_loadu_ps(self.tokens.from(vector).scales(unit.block));
             for row_tile in 0..Self::ROW_TILES {
                 let tile = row_tile * VECTORS + vector;
                 let totals = &mut self.scratch.totals[tile];
@@ -341,7 +277,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
     #[inline(always)]
     unsafe fn run(&mut self, finish: &impl Finish) {
         let p = self.product;
-        let (run_steps, stride) = (run_steps(p.blocks), p.tokens.stride());
+        let (run_steps, stride) = (run_steps(p.blocks), self.tokens.stride());
         let units = p.rows.div_ceil(Self::GROUP) * p.blocks;
         if W::OFFSETS {
             // The last step may have fewer runs than a tile has room for.
@@ -354,12 +290,12 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
             let next = self.next(unit);
             if W::OFFSETS && next.block == 0 {
                 clear();
-                Self::add_products::<Bf16>(Place { left: self.offsets(), right: p.tokens.sums(), stride }, run_steps);
+                Self::add_products::<Bf16>(Place { left: self.offsets(), right: self.tokens.sums(), stride }, run_steps);
                 store(&mut self.scratch.corrections[unit.group % 2]);
             }
             clear();
             let left = self.scratch.numbers[unit.index % 2].as_ptr().cast();
-            let place = Place { left, right: p.tokens.numbers(unit.block), stride };
+            let place = Place { left, right: self.tokens.numbers(unit.block), stride };
             for part in 0..STEPS {
                 Self::add_products::<Int8>(place.further(part), 1);
                 self.unpack(next, part);
@@ -386,14 +322,15 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
 pub(crate) unsafe fn multiply<W: Weights>(product: &Product, weights: &W, finish: &impl Finish) {
     debug_assert!(product.blocks > 0 && (1..=MOST_VECTORS).contains(&product.vectors));
     let scratch = &mut *product.memory.cast::<Scratch>();
+    let tokens = Tokens { first: product.tokens, blocks: product.blocks };
     configure();
     match product.vectors {
-        1 => Multiplication::<W, 1> { product, weights, scratch }.run(finish),
-        2 => Multiplication::<W, 2> { product, weights, scratch }.run(finish),
-        3 => Multiplication::<W, 3> { product, weights, scratch }.run(finish),
-        4 => Multiplication::<W, 4> { product, weights, scratch }.run(finish),
-        5 => Multiplication::<W, 5> { product, weights, scratch }.run(finish),
-        _ => Multiplication::<W, 6> { product, weights, scratch }.run(finish),
+        1 => Multiplication::<W, 1> { product, tokens, weights, scratch }.run(finish),
+        2 => Multiplication::<W, 2> { product, tokens, weights, scratch }.run(finish),
+        3 => Multiplication::<W, 3> { product, tokens, weights, scratch }.run(finish),
+        4 => Multiplication::<W, 4> { product, tokens, weights, scratch }.run(finish),
+        5 => Multiplication::<W, 5> { product, tokens, weights, scratch }.run(finish),
+        _ => Multiplication::<W, 6> { product, tokens, weights, scratch }.run(finish),
     }
     release();
 }

@@ -1,4 +1,4 @@
-//! Rows of k-quants as 8-bit integers, multiplied on AMX's tiles.
+//! Rows of k-quants as 8-bit integers, multiplied with few tokens.
 //!
 //! A k-quant's weight is a number of 4 to 6 bits, less the middle of their range, times its run's scale in 6 to 8 bits, times the
 //! block's, plus its run's offset. The product of the first two takes up to 13 bits; the lower ones, of which a block has most where
@@ -14,28 +14,70 @@ use llama_cpp_sys_2 as llama;
 use super::dequantize::Rows;
 use super::kquants::{fetch_to_second_level, half, scales_and_minima, BLOCK};
 use crate::kernels::bf16_tiles::TokenRows;
-use crate::kernels::int8_unpacking::{self, Product, RowBlock, Weights};
+use crate::kernels::int8_unpacking::{self, tiles, vnni, Product, RowBlock, Weights};
 
 const _: () = assert!(BLOCK == int8_unpacking::BLOCK);
 
-/// Multiplies rows of one type with few tokens: the product's rows and blocks are those of `rows`.
+/// How one type of weights is multiplied on this processor.
 ///
 /// # Safety
-/// The processor must be one that the tiles are available on; pointers must be valid for what they point to.
-pub(super) type Multiply = unsafe fn(rows: &Rows, product: &Product, out: &TokenRows);
+/// Pointers that the functions are given must be valid for what they point to.
+#[derive(Clone, Copy)]
+pub(super) struct Unpacker {
+    /// Columns from which it is faster than multiplying them by fours.
+    pub columns_from: usize,
+    /// Bytes of a vector of tokens with so many blocks, if the address space has as many.
+    pub vector_bytes: fn(blocks: usize) -> Option<usize>,
+    /// Writes a vector from tokens in rows, `stride` floats apart: `tokens` of them, at most [`int8_unpacking::TOKENS`].
+    pub pack: unsafe fn(src: *const f32, stride: usize, tokens: usize, blocks: usize, out: *mut u8),
+    /// Bytes of memory that a product of so many blocks a row needs, if the address space has as many.
+    pub memory_bytes: fn(blocks: usize) -> Option<usize>,
+    /// Multiplies rows: the product's rows and blocks are theirs.
+    pub multiply: unsafe fn(rows: &Rows, product: &Product, out: &TokenRows),
+}
 
-/// The one for a type, if there is one.
-pub(super) fn multiply(ty: llama::ggml_type) -> Option<Multiply> {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl,avx512vbmi,avx2,fma,f16c")]
-    unsafe fn of<T: Type>(rows: &Rows, product: &Product, out: &TokenRows) {
-        int8_unpacking::multiply(product, &Kept::<T> { rows: *rows, of: PhantomData }, out);
+impl Unpacker {
+    fn with_tiles<T: Type>() -> Unpacker {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl,avx512vbmi,avx2,fma,f16c")]
+        unsafe fn multiply<T: Type>(rows: &Rows, product: &Product, out: &TokenRows) {
+            tiles::multiply(product, &Kept::<T> { rows: *rows, of: PhantomData }, out);
+        }
+        Unpacker {
+            columns_from: 6,
+            vector_bytes: tiles::vector_bytes,
+            pack: tiles::pack,
+            memory_bytes: tiles::memory_bytes,
+            multiply: multiply::<T>,
+        }
     }
-    match ty {
-        llama::GGML_TYPE_Q4_K => Some(of::<Q4K>),
-        llama::GGML_TYPE_Q5_K => Some(of::<Q5K>),
-        llama::GGML_TYPE_Q6_K => Some(of::<Q6K>),
-        _ => None,
+
+    fn with_vnni<T: Type>() -> Unpacker {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni,avx512vl,avx512vbmi,avx2,fma,f16c")]
+        unsafe fn multiply<T: Type>(rows: &Rows, product: &Product, out: &TokenRows) {
+            vnni::multiply(product, &Kept::<T> { rows: *rows, of: PhantomData }, out);
+        }
+        Unpacker {
+            columns_from: 8,
+            vector_bytes: vnni::vector_bytes,
+            pack: vnni::pack,
+            memory_bytes: |_| Some(vnni::MEMORY_BYTES),
+            multiply: multiply::<T>,
+        }
     }
+}
+
+/// All unpackers for a type that this processor can run, fastest first.
+pub(super) fn unpackers(ty: llama::ggml_type) -> impl Iterator<Item = Unpacker> {
+    fn of<T: Type>() -> [Option<Unpacker>; 2] {
+        [tiles::available().then(Unpacker::with_tiles::<T>), vnni::available().then(Unpacker::with_vnni::<T>)]
+    }
+    let found = match ty {
+        llama::GGML_TYPE_Q4_K => of::<Q4K>(),
+        llama::GGML_TYPE_Q5_K => of::<Q5K>(),
+        llama::GGML_TYPE_Q6_K => of::<Q6K>(),
+        _ => [None, None],
+    };
+    found.into_iter().flatten()
 }
 
 /// A type of weights.
@@ -44,7 +86,7 @@ trait Type {
     const BYTES: usize;
     /// Whether runs have offsets.
     const OFFSETS: bool;
-    unsafe fn unpack(block: *const u8, out: RowBlock);
+    unsafe fn unpack(block: *const u8, out: &impl RowBlock);
 }
 
 /// Rows as they are kept in the file.
@@ -64,7 +106,7 @@ impl<T: Type> Weights for Kept<T> {
     const OFFSETS: bool = T::OFFSETS;
 
     #[inline(always)]
-    unsafe fn unpack(&self, row: usize, block: usize, out: RowBlock) {
+    unsafe fn unpack(&self, row: usize, block: usize, out: &impl RowBlock) {
         T::unpack(self.at(row, block), out);
     }
 
@@ -101,7 +143,7 @@ static FIRST_OR_SECOND: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1
 /// Writes scale and offsets of a block of Q4_K or Q5_K whose numbers are `middle` too high and divided by `divisor`; gives the
 /// runs' scales.
 #[inline(always)]
-unsafe fn set_scales(p: *const u8, out: &RowBlock, middle: f32, divisor: f32) -> u64 {
+unsafe fn set_scales(p: *const u8, out: &impl RowBlock, middle: f32, divisor: f32) -> u64 {
     let (scales, minima) = scales_and_minima(p.add(4));
     // The block's scale for scales and that for minima.
     let both = _mm_cvtph_ps(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
@@ -131,8 +173,8 @@ impl Type for Q4K {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: RowBlock) {
-        let scales = set_scales(p, &out, 8.0, 4.0).to_le_bytes();
+    unsafe fn unpack(p: *const u8, out: &impl RowBlock) {
+        let scales = set_scales(p, out, 8.0, 4.0).to_le_bytes();
         for step in 0..4 {
             let numbers = _mm512_and_si512(halves(p.add(16 + 32 * step)), _mm512_set1_epi8(15));
             let products = |run: usize| PRODUCTS_OF_4_BITS.0[usize::from(scales[run] & 63)].as_ptr().cast::<__m128i>();
@@ -152,8 +194,8 @@ impl Type for Q5K {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: RowBlock) {
-        let scales = set_scales(p, &out, 16.0, 8.0).to_le_bytes();
+    unsafe fn unpack(p: *const u8, out: &impl RowBlock) {
+        let scales = set_scales(p, out, 16.0, 8.0).to_le_bytes();
         let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi8(32));
         // Bit j of a byte is the fifth of run j.
         let rotate = _mm512_inserti64x4::<1>(_mm512_set1_epi64(60), _mm256_set1_epi64x(61));
@@ -208,7 +250,7 @@ impl Type for Q6K {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack(p: *const u8, out: RowBlock) {
+    unsafe fn unpack(p: *const u8, out: &impl RowBlock) {
         out.set_scale(half(p.add(208)) * 32.0);
         let scales = _mm256_slli_epi16::<2>(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast())));
         let scales = _mm512_castsi256_si512(scales);
