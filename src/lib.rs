@@ -55,6 +55,7 @@ mod memory;
 pub mod model;
 mod panics;
 pub mod plan;
+mod prefetch;
 pub mod processors;
 pub mod prompt;
 pub mod session;

@@ -6,7 +6,6 @@ use llama_cpp_sys_2 as llama;
 use once_cell::sync::OnceCell;
 
 use super::{bindings, compute};
-#[cfg(target_arch = "x86_64")]
 use crate::error::{Error, Result};
 use crate::log::{self, Level};
 

@@ -11,8 +11,8 @@ use half::f16;
 use llama_cpp_sys_2 as llama;
 
 use super::best_simd::best_simd;
-use super::kquants::fetch;
 use super::{Failed, Memory, Tensor, WORK_FOR_THREADS};
+use crate::prefetch::fetch;
 use crate::threads::ThreadPool;
 use crate::vision::kernels::body::exp_negative;
 use crate::vision::kernels::Simd;

@@ -8,10 +8,11 @@ use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as llama;
 
-use super::kquants::{fetch_to_second_level, half};
+use super::kquants::half;
 use crate::kernels::bf16::{joined, truncated};
 use crate::kernels::bf16_tiles::{LeftRow, TokenRows, ROWS, STEP};
 use crate::kernels::bf16_unpacking::{self, Weights, AHEAD, STRETCH};
+use crate::prefetch::fetch_to_second_level;
 
 /// Rows of weights.
 #[derive(Clone, Copy)]

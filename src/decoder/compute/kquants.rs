@@ -2,6 +2,8 @@
 
 use llama_cpp_sys_2 as llama;
 
+use crate::prefetch::fetch;
+
 /// Numbers in a block of a k-quant.
 pub(super) const BLOCK: usize = 256;
 
@@ -81,33 +83,6 @@ const AHEAD: usize = 2048;
 pub(super) fn fetch_ahead(p: *const u8, bytes: usize) {
     fetch(p.wrapping_add(AHEAD), bytes);
 }
-
-/// Fetches bytes; there need not be any memory.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn fetch(p: *const u8, bytes: usize) {
-    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a hint, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
-    }
-}
-
-/// As [`fetch`], to the second-level cache: for where the first has no room for what is not needed at once.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn fetch_to_second_level(p: *const u8, bytes: usize) {
-    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a hint, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(line).cast()) };
-    }
-}
-
-/// Elsewhere there is no stable way to.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-pub(super) fn fetch(_p: *const u8, _bytes: usize) {}
 
 /// A half-precision number.
 ///

@@ -12,9 +12,10 @@ use std::marker::PhantomData;
 use llama_cpp_sys_2 as llama;
 
 use super::dequantize::Rows;
-use super::kquants::{fetch_to_second_level, half, scales_and_minima, BLOCK};
+use super::kquants::{half, scales_and_minima, BLOCK};
 use crate::kernels::bf16_tiles::TokenRows;
 use crate::kernels::int8_unpacking::{self, tiles, vnni, Product, RowBlock, Weights};
+use crate::prefetch::fetch_to_second_level;
 
 const _: () = assert!(BLOCK == int8_unpacking::BLOCK);
 

@@ -289,7 +289,9 @@ fn numbers_that_are_not_finite_reach_the_result() {
     let (depth, rows) = (512, 40);
     for (ty, _) in TYPES {
         let (mut weights, exact) = quantized(ty, rows, &random.vector(depth * rows));
-        for (columns, unpacking) in [(1, Some(0)), (4, Some(0)), (20, Some(0)), (20, Some(1)), (20, None), (110, Some(0))] {
+        for (columns, unpacking) in
+            [(1, Some(0)), (4, Some(0)), (20, Some(0)), (20, Some(1)), (20, None), (110, Some(0))]
+        {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut computer = computer(2);
                 computer.unpacking = unpacking;
@@ -453,8 +455,10 @@ fn speed_of_products() {
             let mut x = random.vector(depth * columns);
             let mut dst = vec![0.0; rows * columns];
             let shape = |a: usize, b: usize| [a as i64, b as i64, 1, 1];
-            let mut src =
-                [tensor(ty, shape(depth, rows), &mut weights), tensor(llama::GGML_TYPE_F32, shape(depth, columns), &mut x)];
+            let mut src = [
+                tensor(ty, shape(depth, rows), &mut weights),
+                tensor(llama::GGML_TYPE_F32, shape(depth, columns), &mut x),
+            ];
             let to = tensor(llama::GGML_TYPE_F32, shape(rows, columns), &mut dst);
             let op = node(llama::GGML_OP_MUL_MAT, to, &mut src);
             let speeds: Vec<String> = [Some(0), Some(1), None]

@@ -290,7 +290,10 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
             let next = self.next(unit);
             if W::OFFSETS && next.block == 0 {
                 clear();
-                Self::add_products::<Bf16>(Place { left: self.offsets(), right: self.tokens.sums(), stride }, run_steps);
+                Self::add_products::<Bf16>(
+                    Place { left: self.offsets(), right: self.tokens.sums(), stride },
+                    run_steps,
+                );
                 store(&mut self.scratch.corrections[unit.group % 2]);
             }
             clear();

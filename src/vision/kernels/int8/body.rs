@@ -5,6 +5,7 @@
 
 use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
 use super::{Dot, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum};
+use crate::prefetch::fetch_to_second_level;
 
 /// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
 pub(super) const fn part_bytes<Q: Quants>() -> usize {
@@ -241,6 +242,11 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
             let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { continue };
             let first = g == 0 && part == Part::Both;
             let load = !first || t.accumulate;
+            if part == Part::Both && g + 1 < t.groups {
+                // Its second part, which lies between, is mostly unused.
+                let bytes = part_bytes::<D>() * width;
+                fetch_to_second_level(x.wrapping_add(2 * bytes), bytes);
+            }
             let mut r = 0;
             macro_rules! rows {
                 ($rows:literal) => {
