@@ -18,7 +18,7 @@ mod qformer;
 mod quantized;
 mod rounded;
 #[cfg(test)]
-mod speed;
+pub(crate) mod speed;
 #[cfg(test)]
 mod testing;
 mod vit;

@@ -16,7 +16,7 @@ const HEADS: usize = 16;
 const TOKENS: [usize; 2] = [257, 1025];
 
 /// Seconds since some moment: of processor time, where the system tells it, so that other programs count less.
-fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     #[cfg(unix)]
     {
         let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -29,9 +29,10 @@ pub(super) struct Activations {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Q8K {
-    scale: f32,
-    numbers: [i8; BLOCK],
-    sums: [i16; BLOCK / 16],
+    pub scale: f32,
+    pub numbers: [i8; BLOCK],
+    /// Of 16 numbers each.
+    pub sums: [i16; BLOCK / 16],
 }
 
 /// How a kernel wants the numbers of a block, in runs of 32.

@@ -11,23 +11,38 @@ use llama_cpp_sys_2 as llama;
 use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS, PLACES};
 
 /// Runs in a block.
-const RUNS: usize = 8;
+pub(super) const RUNS: usize = 8;
 
 /// How products are summed up.
-trait Sums {
+pub(super) trait Sums {
+    /// Numbers whose products [`add_up`](Self::add_up) puts into one lane.
+    const NUMBERS: usize;
     /// `sum + Σ numbers · x · scale`: each 16 numbers have a scale of 16 bits, as [`spread`](Self::spread) gives it.
-    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i;
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i {
+        Self::scale(sum, Self::add_up(_mm256_setzero_si256(), numbers, x), scales)
+    }
+    /// Adds products to lanes of at most 16 bits.
+    unsafe fn add_up(lanes: __m256i, numbers: __m256i, x: __m256i) -> __m256i;
+    /// `sum + Σ lanes · scale`.
+    unsafe fn scale(sum: __m256i, lanes: __m256i, scales: __m256i) -> __m256i;
     /// Sixteen scales as `add` wants them, four bytes each.
     unsafe fn spread(scales: __m256i) -> [__m256i; 2];
 }
 
 /// Products in pairs, times their scale in pairs.
-struct Pairs;
+pub(super) struct Pairs;
 
 impl Sums for Pairs {
+    const NUMBERS: usize = 2;
+
     #[inline(always)]
-    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i {
-        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(numbers, x), scales))
+    unsafe fn add_up(lanes: __m256i, numbers: __m256i, x: __m256i) -> __m256i {
+        _mm256_add_epi16(lanes, _mm256_maddubs_epi16(numbers, x))
+    }
+    #[inline(always)]
+    unsafe fn scale(sum: __m256i, lanes: __m256i, scales: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(lanes, scales))
     }
     #[inline(always)]
     unsafe fn spread(scales: __m256i) -> [__m256i; 2] {
@@ -43,12 +58,18 @@ impl Sums for Pairs {
 }
 
 /// Products by fours, whose sums fit in 16 bits, times their scale.
-struct Fours;
+pub(super) struct Fours;
 
 impl Sums for Fours {
+    const NUMBERS: usize = 4;
+
     #[inline(always)]
-    unsafe fn add(sum: __m256i, numbers: __m256i, x: __m256i, scales: __m256i) -> __m256i {
-        _mm256_dpwssd_avx_epi32(sum, _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), numbers, x), scales)
+    unsafe fn add_up(lanes: __m256i, numbers: __m256i, x: __m256i) -> __m256i {
+        _mm256_dpbusd_avx_epi32(lanes, numbers, x)
+    }
+    #[inline(always)]
+    unsafe fn scale(sum: __m256i, lanes: __m256i, scales: __m256i) -> __m256i {
+        _mm256_dpwssd_avx_epi32(sum, lanes, scales)
     }
     #[inline(always)]
     unsafe fn spread(scales: __m256i) -> [__m256i; 2] {
@@ -59,22 +80,24 @@ impl Sums for Fours {
 }
 
 /// A block of weights, unpacked.
-struct Unpacked {
+pub(super) struct Unpacked {
     /// Without signs, of at most 6 bits.
-    numbers: [__m256i; RUNS],
+    pub numbers: [__m256i; RUNS],
     /// Of 16 numbers each, and of the activations' sums of 16, to be taken off.
-    scales: __m256i,
-    offsets: __m256i,
+    pub scales: __m256i,
+    pub offsets: __m256i,
     /// Of what `numbers` gives.
-    scale: f32,
+    pub scale: f32,
     /// Of what `offsets` gives.
-    offset_scale: f32,
+    pub offset_scale: f32,
 }
 
 /// A type of weights.
-trait Block {
+pub(super) trait Block {
     /// Bytes of a block.
     const BYTES: usize;
+    /// Products with numbers of 8 bits that can be added up in 16 bits.
+    const FIT: usize;
     unsafe fn unpack(p: *const u8) -> Unpacked;
 }
 
@@ -109,10 +132,11 @@ unsafe fn with_minima(p: *const u8, numbers: [__m256i; RUNS]) -> Unpacked {
     Unpacked { numbers, scales: twice(scales), offsets: twice(minima), scale: half(p), offset_scale: half(p.add(2)) }
 }
 
-struct Q4K;
+pub(super) struct Q4K;
 
 impl Block for Q4K {
     const BYTES: usize = 144;
+    const FIT: usize = 16;
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {
@@ -126,10 +150,11 @@ impl Block for Q4K {
     }
 }
 
-struct Q5K;
+pub(super) struct Q5K;
 
 impl Block for Q5K {
     const BYTES: usize = 176;
+    const FIT: usize = 8;
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {
@@ -149,10 +174,11 @@ impl Block for Q5K {
     }
 }
 
-struct Q6K;
+pub(super) struct Q6K;
 
 impl Block for Q6K {
     const BYTES: usize = 210;
+    const FIT: usize = 4;
 
     #[inline(always)]
     unsafe fn unpack(p: *const u8) -> Unpacked {

@@ -13,6 +13,8 @@ use llama_cpp_sys_2 as llama;
 
 use super::dequantize::Rows;
 use super::kquants::{half, scales_and_minima, BLOCK};
+use super::kquants_avx2::{self, Block, Fours, Pairs};
+use super::kquants_columns;
 use crate::kernels::bf16_tiles::TokenRows;
 use crate::kernels::int8_unpacking::{self, tiles, vnni, Product, RowBlock, Weights};
 use crate::prefetch::fetch_to_second_level;
@@ -65,18 +67,48 @@ impl Unpacker {
             multiply: multiply::<T>,
         }
     }
+
+    fn with_avx_vnni<B: Block>() -> Unpacker {
+        #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+        unsafe fn multiply<B: Block>(rows: &Rows, product: &Product, out: &TokenRows) {
+            kquants_columns::multiply::<Fours, B>(rows, product, out);
+        }
+        Unpacker { multiply: multiply::<B>, ..Unpacker::with_avx2::<B>() }
+    }
+
+    fn with_avx2<B: Block>() -> Unpacker {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn multiply<B: Block>(rows: &Rows, product: &Product, out: &TokenRows) {
+            kquants_columns::multiply::<Pairs, B>(rows, product, out);
+        }
+        Unpacker {
+            columns_from: 6,
+            vector_bytes: kquants_columns::vector_bytes,
+            pack: kquants_columns::pack,
+            memory_bytes: |_| Some(kquants_columns::MEMORY_BYTES),
+            multiply: multiply::<B>,
+        }
+    }
 }
 
 /// All unpackers for a type that this processor can run, fastest first.
 pub(super) fn unpackers(ty: llama::ggml_type) -> impl Iterator<Item = Unpacker> {
-    fn of<T: Type>() -> [Option<Unpacker>; 2] {
-        [tiles::available().then(Unpacker::with_tiles::<T>), vnni::available().then(Unpacker::with_vnni::<T>)]
+    fn of<T: Type, B: Block>() -> [Option<Unpacker>; 4] {
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx_vnni = avx2 && is_x86_feature_detected!("avxvnni");
+        [
+            tiles::available().then(Unpacker::with_tiles::<T>),
+            vnni::available().then(Unpacker::with_vnni::<T>),
+            avx_vnni.then(Unpacker::with_avx_vnni::<B>),
+            avx2.then(Unpacker::with_avx2::<B>),
+        ]
     }
     let found = match ty {
-        llama::GGML_TYPE_Q4_K => of::<Q4K>(),
-        llama::GGML_TYPE_Q5_K => of::<Q5K>(),
-        llama::GGML_TYPE_Q6_K => of::<Q6K>(),
-        _ => [None, None],
+        llama::GGML_TYPE_Q4_K => of::<Q4K, kquants_avx2::Q4K>(),
+        llama::GGML_TYPE_Q5_K => of::<Q5K, kquants_avx2::Q5K>(),
+        llama::GGML_TYPE_Q6_K => of::<Q6K, kquants_avx2::Q6K>(),
+        _ => Default::default(),
     };
     found.into_iter().flatten()
 }

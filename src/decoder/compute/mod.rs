@@ -17,6 +17,8 @@ mod kquants_avx2;
 #[cfg(target_arch = "x86_64")]
 mod kquants_avx512;
 #[cfg(target_arch = "x86_64")]
+mod kquants_columns;
+#[cfg(target_arch = "x86_64")]
 mod kquants_unpacking;
 mod matmul;
 
