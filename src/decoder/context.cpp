@@ -13,7 +13,6 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
-#include <unistd.h>
 #endif
 
 using tgvi::guarded;
@@ -27,30 +26,47 @@ using alloc_buffer = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t type, 
 
 alloc_buffer ggml_alloc_buffer = nullptr;
 
+#if defined(__linux__)
 // llama.cpp clears a KV cache by writing to all of it, which takes long and makes all of it resident. Pages that are given back
 // are zero, too, and take memory only when positions are evaluated.
 void clear_pages(ggml_backend_buffer_t buffer, uint8_t value) {
-    char *       base = static_cast<char *>(ggml_backend_buffer_get_base(buffer));
+    void *       base = ggml_backend_buffer_get_base(buffer);
     const size_t size = ggml_backend_buffer_get_size(buffer);
-#if defined(__linux__)
-    const uintptr_t page  = uintptr_t(sysconf(_SC_PAGESIZE));
-    const uintptr_t first = (uintptr_t(base) + page - 1) / page * page;
-    const uintptr_t end   = (uintptr_t(base) + size) / page * page;
-    if (value == 0 && first < end && madvise(reinterpret_cast<void *>(first), end - first, MADV_DONTNEED) == 0) {
-        memset(base, 0, first - uintptr_t(base));
-        memset(reinterpret_cast<void *>(end), 0, uintptr_t(base) + size - end);
-        return;
+    if (value != 0 || madvise(base, size, MADV_DONTNEED) != 0) {
+        memset(base, value, size);
     }
-#endif
-    memset(base, value, size);
 }
 
-ggml_backend_buffer_t alloc_clearing_pages(ggml_backend_buffer_type_t type, size_t size) {
-    ggml_backend_buffer_t buffer = ggml_alloc_buffer(type, size);
-    if (buffer != nullptr && creating) {
-        buffer->iface.clear = clear_pages;
+void unmap(ggml_backend_buffer_t buffer) {
+    munmap(buffer->context, ggml_backend_buffer_get_size(buffer));
+}
+
+// Pages of its own: those of an allocator may be shared with others, and then they keep what they hold when they are given back.
+ggml_backend_buffer_t map_buffer(ggml_backend_buffer_type_t type, size_t size) {
+    void * base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+        return nullptr;
     }
-    return buffer;
+    try {
+        ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(base, size);
+        buffer->buft                 = type;
+        buffer->iface.free_buffer    = unmap;
+        buffer->iface.clear          = clear_pages;
+        return buffer;
+    } catch (...) {
+        munmap(base, size);
+        throw;
+    }
+}
+#endif
+
+ggml_backend_buffer_t alloc_clearing_pages(ggml_backend_buffer_type_t type, size_t size) {
+#if defined(__linux__)
+    if (creating && size > 0) {
+        return map_buffer(type, size);
+    }
+#endif
+    return ggml_alloc_buffer(type, size);
 }
 
 }  // namespace
