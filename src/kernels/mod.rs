@@ -1,4 +1,4 @@
-//! Inner loops that both halves of the model use: products of matrices on AMX's tile registers.
+//! Inner loops of products of matrices: on AMX's tile registers, which both halves of the model use, and of prompts on VNNI.
 //!
 //! What only the vision encoder needs is in its own `kernels`.
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its contract is in its comment or its module's

@@ -130,12 +130,10 @@ pub(super) fn all_dots(ty: llama::ggml_type) -> impl Iterator<Item = &'static dy
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni");
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-    let avx_vnni = avx2 && is_x86_feature_detected!("avxvnni");
     let found = [
         avx512.then(|| kquants_avx512::dots(ty)),
-        avx_vnni.then(|| kquants_avx2::dots(ty, true)),
-        avx2.then(|| kquants_avx2::dots(ty, false)),
+        kquants_avx2::vnni_available().then(|| kquants_avx2::dots(ty, true)),
+        kquants_avx2::available().then(|| kquants_avx2::dots(ty, false)),
     ];
     found.into_iter().flatten().flatten()
 }

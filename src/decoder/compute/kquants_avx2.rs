@@ -11,7 +11,17 @@ use llama_cpp_sys_2 as llama;
 use super::kquants::{fetch_ahead, half, scales_and_minima, Activations, Dots, Order, Rows, COLUMNS, PLACES};
 
 /// Runs in a block.
-pub(super) const RUNS: usize = 8;
+const RUNS: usize = 8;
+
+/// Whether this processor has what [`Pairs`] need.
+pub(super) fn available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// Whether it has what [`Fours`] need.
+pub(super) fn vnni_available() -> bool {
+    available() && is_x86_feature_detected!("avxvnni")
+}
 
 /// How products are summed up.
 pub(super) trait Sums {

@@ -12,7 +12,7 @@ use super::dequantize::Rows;
 use super::kquants::{BLOCK, Q8K};
 use super::kquants_avx2::{Block, Sums};
 use crate::kernels::bf16_tiles::TokenRows;
-use crate::kernels::int8_unpacking::{Product, MOST_VECTORS, TOKENS};
+use crate::kernels::int8_unpacking::{ahead, Product, MOST_VECTORS, TOKENS};
 use crate::prefetch::fetch_to_second_level;
 
 /// Columns of a vector.
@@ -29,8 +29,6 @@ const RUN: usize = 16;
 const RUNS: usize = BLOCK / RUN;
 /// Steps of four numbers in a run.
 const STEPS: usize = RUN / 4;
-/// Blocks ahead that weights are fetched.
-const AHEAD: usize = 2;
 
 /// A block of [`TOKENS`] columns.
 #[repr(C, align(64))]
@@ -176,6 +174,7 @@ unsafe fn multiply_block<S: Sums, B: Block>(
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Sums, B: Block>(rows: &Rows, product: &Product, out: &TokenRows) {
     let scratch = &mut *product.memory.cast::<Scratch>();
+    let at = |row: usize, block: usize| rows.first.wrapping_add(row * rows.stride + block * B::BYTES);
     let columns = |vector: usize, block: usize| {
         &*product.tokens.cast::<ColumnBlock>().wrapping_add(vector * product.blocks + block)
     };
@@ -183,14 +182,9 @@ pub(super) unsafe fn multiply<S: Sums, B: Block>(rows: &Rows, product: &Product,
         let count = ROWS.min(product.rows - first);
         for block in 0..product.blocks {
             for (r, row) in scratch.rows.iter_mut().enumerate().take(count) {
-                let p = rows.first.wrapping_add((first + r) * rows.stride + block * B::BYTES);
-                unpack::<S, B>(p, row);
-                // The block that comes so many later, which may be one of the next rows'.
-                let further = match block + AHEAD < product.blocks {
-                    true => AHEAD * B::BYTES,
-                    false => (ROWS * rows.stride + AHEAD * B::BYTES).wrapping_sub(product.blocks * B::BYTES),
-                };
-                fetch_to_second_level(p.wrapping_add(further), B::BYTES);
+                unpack::<S, B>(at(first + r, block), row);
+                let (row, block) = ahead(first + r, block, ROWS, product.blocks);
+                fetch_to_second_level(at(row, block), B::BYTES);
             }
             for vector in 0..product.vectors {
                 let columns = columns(vector, block);

@@ -1,120 +1,23 @@
-//! Rows of k-quants as 8-bit integers, multiplied with few tokens.
+//! Rows of k-quants as 8-bit integers.
 //!
 //! A k-quant's weight is a number of 4 to 6 bits, less the middle of their range, times its run's scale in 6 to 8 bits, times the
 //! block's, plus its run's offset. The product of the first two takes up to 13 bits; the lower ones, of which a block has most where
 //! weights are largest, are rounded away here: beside what quantising has rounded before, that adds 1 % (Q4_K), 4 % (Q5_K) and
 //! 12 % (Q6_K) of variance, by calculation.
-#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Multiply`'s
+#![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Unpacker`'s
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use llama_cpp_sys_2 as llama;
-
 use super::dequantize::Rows;
 use super::kquants::{half, scales_and_minima, BLOCK};
-use super::kquants_avx2::{self, Block, Fours, Pairs};
-use super::kquants_columns;
-use crate::kernels::bf16_tiles::TokenRows;
-use crate::kernels::int8_unpacking::{self, tiles, vnni, Product, RowBlock, Weights};
+use crate::kernels::int8_unpacking::{self, RowBlock, Weights};
 use crate::prefetch::fetch_to_second_level;
 
 const _: () = assert!(BLOCK == int8_unpacking::BLOCK);
 
-/// How one type of weights is multiplied on this processor.
-///
-/// # Safety
-/// Pointers that the functions are given must be valid for what they point to.
-#[derive(Clone, Copy)]
-pub(super) struct Unpacker {
-    /// Columns from which it is faster than multiplying them by fours.
-    pub columns_from: usize,
-    /// Bytes of a vector of tokens with so many blocks, if the address space has as many.
-    pub vector_bytes: fn(blocks: usize) -> Option<usize>,
-    /// Writes a vector from tokens in rows, `stride` floats apart: `tokens` of them, at most [`int8_unpacking::TOKENS`].
-    pub pack: unsafe fn(src: *const f32, stride: usize, tokens: usize, blocks: usize, out: *mut u8),
-    /// Bytes of memory that a product of so many blocks a row needs, if the address space has as many.
-    pub memory_bytes: fn(blocks: usize) -> Option<usize>,
-    /// Multiplies rows: the product's rows and blocks are theirs.
-    pub multiply: unsafe fn(rows: &Rows, product: &Product, out: &TokenRows),
-}
-
-impl Unpacker {
-    fn with_tiles<T: Type>() -> Unpacker {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl,avx512vbmi,avx2,fma,f16c")]
-        unsafe fn multiply<T: Type>(rows: &Rows, product: &Product, out: &TokenRows) {
-            tiles::multiply(product, &Kept::<T> { rows: *rows, of: PhantomData }, out);
-        }
-        Unpacker {
-            columns_from: 6,
-            vector_bytes: tiles::vector_bytes,
-            pack: tiles::pack,
-            memory_bytes: tiles::memory_bytes,
-            multiply: multiply::<T>,
-        }
-    }
-
-    fn with_vnni<T: Type>() -> Unpacker {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni,avx512vl,avx512vbmi,avx2,fma,f16c")]
-        unsafe fn multiply<T: Type>(rows: &Rows, product: &Product, out: &TokenRows) {
-            vnni::multiply(product, &Kept::<T> { rows: *rows, of: PhantomData }, out);
-        }
-        Unpacker {
-            columns_from: 8,
-            vector_bytes: vnni::vector_bytes,
-            pack: vnni::pack,
-            memory_bytes: |_| Some(vnni::MEMORY_BYTES),
-            multiply: multiply::<T>,
-        }
-    }
-
-    fn with_avx_vnni<B: Block>() -> Unpacker {
-        #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
-        unsafe fn multiply<B: Block>(rows: &Rows, product: &Product, out: &TokenRows) {
-            kquants_columns::multiply::<Fours, B>(rows, product, out);
-        }
-        Unpacker { multiply: multiply::<B>, ..Unpacker::with_avx2::<B>() }
-    }
-
-    fn with_avx2<B: Block>() -> Unpacker {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn multiply<B: Block>(rows: &Rows, product: &Product, out: &TokenRows) {
-            kquants_columns::multiply::<Pairs, B>(rows, product, out);
-        }
-        Unpacker {
-            columns_from: 6,
-            vector_bytes: kquants_columns::vector_bytes,
-            pack: kquants_columns::pack,
-            memory_bytes: |_| Some(kquants_columns::MEMORY_BYTES),
-            multiply: multiply::<B>,
-        }
-    }
-}
-
-/// All unpackers for a type that this processor can run, fastest first.
-pub(super) fn unpackers(ty: llama::ggml_type) -> impl Iterator<Item = Unpacker> {
-    fn of<T: Type, B: Block>() -> [Option<Unpacker>; 4] {
-        let avx2 =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        let avx_vnni = avx2 && is_x86_feature_detected!("avxvnni");
-        [
-            tiles::available().then(Unpacker::with_tiles::<T>),
-            vnni::available().then(Unpacker::with_vnni::<T>),
-            avx_vnni.then(Unpacker::with_avx_vnni::<B>),
-            avx2.then(Unpacker::with_avx2::<B>),
-        ]
-    }
-    let found = match ty {
-        llama::GGML_TYPE_Q4_K => of::<Q4K, kquants_avx2::Q4K>(),
-        llama::GGML_TYPE_Q5_K => of::<Q5K, kquants_avx2::Q5K>(),
-        llama::GGML_TYPE_Q6_K => of::<Q6K, kquants_avx2::Q6K>(),
-        _ => Default::default(),
-    };
-    found.into_iter().flatten()
-}
-
 /// A type of weights.
-trait Type {
+pub(super) trait Type {
     /// Bytes of a block.
     const BYTES: usize;
     /// Whether runs have offsets.
@@ -123,12 +26,16 @@ trait Type {
 }
 
 /// Rows as they are kept in the file.
-struct Kept<T> {
+pub(super) struct Kept<T> {
     rows: Rows,
     of: PhantomData<T>,
 }
 
 impl<T: Type> Kept<T> {
+    pub(super) fn new(rows: &Rows) -> Kept<T> {
+        Kept { rows: *rows, of: PhantomData }
+    }
+
     #[inline(always)]
     fn at(&self, row: usize, block: usize) -> *const u8 {
         self.rows.first.wrapping_add(row * self.rows.stride + block * T::BYTES)
@@ -197,7 +104,7 @@ unsafe fn halves(p: *const u8) -> __m512i {
     _mm512_srlv_epi64(_mm512_broadcast_i64x4(_mm256_loadu_si256(p.cast())), upper)
 }
 
-struct Q4K;
+pub(super) struct Q4K;
 
 static PRODUCTS_OF_4_BITS: Products<16> = Products::new(2);
 
@@ -218,7 +125,7 @@ impl Type for Q4K {
     }
 }
 
-struct Q5K;
+pub(super) struct Q5K;
 
 static PRODUCTS_OF_5_BITS: Products<32> = Products::new(3);
 
@@ -247,7 +154,7 @@ impl Type for Q5K {
     }
 }
 
-struct Q6K;
+pub(super) struct Q6K;
 
 /// Which of 16-bit scales belong to the 16-bit lanes of 64 numbers, for the first of four such vectors.
 static LANES: [u16; 32] = {

@@ -11,7 +11,7 @@ use super::dequantize::{self, Packer};
 use super::floats;
 use super::kquants::{self, Activations, Dots, Rows, Q8K};
 #[cfg(target_arch = "x86_64")]
-use super::kquants_unpacking::{self, Unpacker};
+use super::unpackers::{unpackers, Unpacker};
 use super::{Failed, Memory, Shared, Tensor, WORK_FOR_THREADS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf16_tiles::{self, RightVector, TokenRows, ROWS, TOKENS};
@@ -26,9 +26,10 @@ const ROW_STEP: usize = 16;
 /// Rows that are multiplied with some columns and then with others.
 const ROWS_KEPT: usize = 64;
 
-/// Columns from which unpacking weights to bfloat16 for AMX's tiles is faster than multiplying each column.
+/// Columns from which unpacking weights for all of them may be faster than multiplying each column. Below, decoding asks no
+/// processor what it has.
 #[cfg(target_arch = "x86_64")]
-const TILED_FROM: usize = 6;
+const UNPACKED_FROM: usize = 6;
 
 /// Whether matrices of this type are multiplied faster here, in the file's layout, than by ggml in any.
 pub(super) fn outruns_ggml(ty: llama::ggml_type) -> bool {
@@ -128,15 +129,14 @@ pub(super) fn compute(
 ) -> Result<bool, Failed> {
     let Some(product) = Product::of(dst) else { return Ok(false) };
     #[cfg(target_arch = "x86_64")]
-    if let Some(way) = unpacking.filter(|_| product.slices == [1, 1]) {
-        let unpacker = kquants_unpacking::unpackers(product.weights.type_).nth(way);
+    if let Some(way) = unpacking.filter(|_| product.columns >= UNPACKED_FROM && product.slices == [1, 1]) {
+        let unpacker = unpackers(product.weights.type_).nth(way);
         let unpacker = unpacker.filter(|u| product.columns >= u.columns_from);
         if let Some(unpacker) = unpacker.filter(|_| product.depth.is_multiple_of(kquants::BLOCK)) {
             by_unpacked_blocks(pool, memory, &product, &unpacker)?;
             return Ok(true);
         }
-        let packer = dequantize::packer(product.weights.type_).filter(|_| product.columns >= TILED_FROM);
-        let packer = packer.filter(|p| product.depth.is_multiple_of(p.block));
+        let packer = dequantize::packer(product.weights.type_).filter(|p| product.depth.is_multiple_of(p.block));
         // The system is asked for the tiles only where they are of use.
         if let Some(packer) = packer.filter(|_| bf16_tiles::available()) {
             by_tiles(pool, memory, &product, packer)?;

@@ -21,6 +21,8 @@ mod kquants_columns;
 #[cfg(target_arch = "x86_64")]
 mod kquants_unpacking;
 mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod unpackers;
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;

@@ -17,6 +17,7 @@ pub(crate) mod vnni;
 
 use std::arch::x86_64::*;
 
+use super::bf16::transposed;
 use super::tiles::TILE;
 
 /// Columns and features of a block.
@@ -34,6 +35,19 @@ const STEPS: usize = BLOCK / STEP;
 const RUN: usize = 32;
 /// Runs in a block.
 const RUNS: usize = BLOCK / RUN;
+
+/// Blocks ahead that weights are fetched.
+const AHEAD: usize = 2;
+
+/// The row and block to fetch while others are unpacked, which may be one of the next group's: a group has `group` rows of
+/// `blocks` blocks.
+#[inline(always)]
+pub(crate) fn ahead(row: usize, block: usize, group: usize, blocks: usize) -> (usize, usize) {
+    match block + AHEAD {
+        block if block < blocks => (row, block),
+        block => (row + group, block - blocks),
+    }
+}
 
 /// Rows of weights as they are kept.
 pub(crate) trait Weights {
@@ -103,4 +117,43 @@ unsafe fn rounded(features: *const f32) -> Rounded {
         *numbers = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
     }
     Rounded { numbers, scale, sums }
+}
+
+/// A block of a vector of tokens in 8 bits.
+struct Gathered {
+    rows: [[__m512i; STEPS]; TOKENS],
+    scales: [f32; TOKENS],
+    /// Of runs, before rounding.
+    sums: [[f32; TOKENS]; RUNS],
+}
+
+impl Gathered {
+    /// Rounds a block of tokens whose features lie in rows, `stride` floats apart: `tokens` of them, the others zero.
+    #[inline(always)]
+    unsafe fn new(src: *const f32, stride: usize, tokens: usize) -> Gathered {
+        let mut all = Gathered {
+            rows: [[_mm512_setzero_si512(); STEPS]; TOKENS],
+            scales: [0.0; TOKENS],
+            sums: [[0.0; TOKENS]; RUNS],
+        };
+        for token in 0..tokens {
+            let features = rounded(src.add(token * stride));
+            all.rows[token] = features.numbers;
+            all.scales[token] = features.scale;
+            for (sums, sum) in all.sums.iter_mut().zip(features.sums) {
+                sums[token] = sum;
+            }
+        }
+        all
+    }
+
+    /// A step's features, by fours: those of every token after the other.
+    #[inline(always)]
+    unsafe fn step(&self, step: usize) -> [__m512i; STEP / 4] {
+        let mut rows = [_mm512_setzero_si512(); TOKENS];
+        for (row, token) in rows.iter_mut().zip(&self.rows) {
+            *row = token[step];
+        }
+        transposed(rows)
+    }
 }

@@ -7,11 +7,11 @@
 
 use std::arch::x86_64::*;
 
-use super::super::bf16::{interleaved, transposed};
+use super::super::bf16::interleaved;
 use super::super::bf16_tiles;
 use super::super::tile_products::{clear, store, Bf16, Finish, Int8, Numbers, Place, Sums, SUMS, TILE_BYTES, VECTORS};
 use super::super::tiles::{configure, multiply_integers, release, TILE};
-use super::{rounded, Product, RowBlock, Weights, BLOCK, MOST_VECTORS, RUNS, STEP, STEPS, TOKENS};
+use super::{ahead, Gathered, Product, RowBlock, Weights, BLOCK, MOST_VECTORS, RUNS, STEP, STEPS, TOKENS};
 
 const _: () = assert!(MOST_VECTORS == SUMS && STEP == 4 * TILE);
 
@@ -19,8 +19,6 @@ const _: () = assert!(MOST_VECTORS == SUMS && STEP == 4 * TILE);
 const ROWS: usize = 2 * TILE;
 /// Blocks whose runs fill a tile of bfloat16.
 const BLOCKS_OF_RUNS: usize = bf16_tiles::STEP / RUNS;
-/// Blocks ahead that weights are fetched.
-const AHEAD: usize = 2;
 
 /// Whether this processor has what the module needs, and the system lets this process use it.
 pub(crate) fn available() -> bool {
@@ -75,29 +73,15 @@ impl Tokens {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16,avx512vl")]
 pub(crate) unsafe fn pack(src: *const f32, stride: usize, tokens: usize, blocks: usize, out: *mut u8) {
     let out = Tokens { first: out, blocks };
-    let mut sums = [[0.0_f32; TOKENS]; RUNS];
     for block in 0..blocks {
-        let mut rows = [[_mm512_setzero_si512(); STEPS]; TOKENS];
-        let mut scales = [0.0_f32; TOKENS];
-        for token in 0..tokens {
-            let features = rounded(src.add(token * stride + block * BLOCK));
-            rows[token] = features.numbers;
-            scales[token] = features.scale;
-            for (sums, sum) in sums.iter_mut().zip(features.sums) {
-                sums[token] = sum;
-            }
-        }
+        let gathered = Gathered::new(src.add(block * BLOCK), stride, tokens);
         for step in 0..STEPS {
-            let mut tile = [_mm512_setzero_si512(); TILE];
-            for (tile, row) in tile.iter_mut().zip(&rows) {
-                *tile = row[step];
-            }
-            for (i, row) in transposed(tile).into_iter().enumerate() {
+            for (i, row) in gathered.step(step).into_iter().enumerate() {
                 _mm512_storeu_si512(out.numbers(block).add(step * TILE_BYTES + i * STEP).cast(), row);
             }
         }
-        _mm512_storeu_ps(out.scales(block), _mm512_loadu_ps(scales.as_ptr()));
-        for (i, two) in sums.as_chunks::<2>().0.iter().enumerate() {
+        _mm512_storeu_ps(out.scales(block), _mm512_loadu_ps(gathered.scales.as_ptr()));
+        for (i, two) in gathered.sums.as_chunks::<2>().0.iter().enumerate() {
             let pair = interleaved(_mm512_loadu_ps(two[0].as_ptr()), _mm512_loadu_ps(two[1].as_ptr()));
             _mm512_storeu_si512(out.sums().add((block * RUNS / 2 + i) * 64).cast(), pair);
         }
@@ -214,11 +198,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
                 };
                 let row = unit.group * Self::GROUP + first + i;
                 self.weights.unpack(row, unit.block, &out);
-                // The block that comes so many later, which may be one of the next group's.
-                let (row, block) = match unit.block + AHEAD {
-                    block if block < self.product.blocks => (row, block),
-                    block => (row + Self::GROUP, block - self.product.blocks),
-                };
+                let (row, block) = ahead(row, unit.block, Self::GROUP, self.product.blocks);
                 self.weights.fetch(row, block);
             }
         }

@@ -8,10 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::super::bf16::transposed;
 use super::super::tile_products::{Finish, Sums};
 use super::super::tiles::TILE;
-use super::{rounded, Product, RowBlock, Weights, BLOCK, MOST_VECTORS, RUNS, STEP, STEPS, TOKENS};
+use super::{ahead, Gathered, Product, RowBlock, Weights, BLOCK, MOST_VECTORS, RUNS, STEP, STEPS, TOKENS};
 
 /// Rows of a group.
 const ROWS: usize = 2 * TILE;
@@ -19,8 +18,6 @@ const ROWS: usize = 2 * TILE;
 const SUMS: usize = 24;
 /// Rows whose sums are added up at a time.
 const FINISHED: usize = 4;
-/// Blocks ahead that weights are fetched.
-const AHEAD: usize = 2;
 
 /// Whether this processor has what the module needs.
 pub(crate) fn available() -> bool {
@@ -54,24 +51,11 @@ pub(crate) fn vector_bytes(blocks: usize) -> Option<usize> {
 pub(crate) unsafe fn pack(src: *const f32, stride: usize, tokens: usize, blocks: usize, out: *mut u8) {
     for block in 0..blocks {
         let out = &mut *out.cast::<TokenBlock>().add(block);
-        let mut rows = [[_mm512_setzero_si512(); STEPS]; TOKENS];
-        out.scales = [0.0; TOKENS];
-        out.sums = [[0.0; TOKENS]; RUNS];
-        for token in 0..tokens {
-            let features = rounded(src.add(token * stride + block * BLOCK));
-            rows[token] = features.numbers;
-            out.scales[token] = features.scale;
-            for (sums, sum) in out.sums.iter_mut().zip(features.sums) {
-                sums[token] = sum;
-            }
-        }
+        let gathered = Gathered::new(src.add(block * BLOCK), stride, tokens);
+        (out.scales, out.sums) = (gathered.scales, gathered.sums);
         let mut starts = _mm512_setzero_si512();
         for step in 0..STEPS {
-            let mut tile = [_mm512_setzero_si512(); TILE];
-            for (tile, row) in tile.iter_mut().zip(&rows) {
-                *tile = row[step];
-            }
-            for (i, row) in transposed(tile).into_iter().enumerate() {
+            for (i, row) in gathered.step(step).into_iter().enumerate() {
                 starts = _mm512_dpbusd_epi32(starts, _mm512_set1_epi8(-128), row);
                 _mm512_store_si512(out.numbers[step * TILE + i].as_mut_ptr().cast(), row);
             }
@@ -142,11 +126,7 @@ impl<W: Weights> Multiplication<'_, W> {
                 scale: &mut self.scratch.scales[i],
             };
             self.weights.unpack(first + i, block, &out);
-            // The block that comes so many later, which may be one of the next group's.
-            let (row, block) = match block + AHEAD {
-                block if block < self.product.blocks => (first + i, block),
-                block => (first + i + ROWS, block - self.product.blocks),
-            };
+            let (row, block) = ahead(first + i, block, ROWS, self.product.blocks);
             self.weights.fetch(row, block);
         }
     }
