@@ -158,9 +158,8 @@ struct Waiting {
 pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
     debug_assert!(p.steps > 0 && p.right_steps >= p.steps);
     configure();
-    let mut sums = [const { [const { Sums::ZERO }; SUMS] }; 2];
+    let mut sums = [const { Sums::ZERO }; SUMS];
     let mut waiting: Option<Waiting> = None;
-    let mut turn = 0;
     for vector in (0..p.vectors).step_by(VECTORS) {
         let right = p.right.add(vector * p.right_steps * TILE_LEN);
         let vectors = VECTORS.min(p.vectors - vector);
@@ -176,17 +175,16 @@ pub(crate) unsafe fn multiply(p: &Product, finish: &impl Finish) {
                     done = end;
                 }
                 if let Some(w) = &waiting {
-                    finish_tile(p, w, piece, &sums[turn ^ 1], finish);
+                    finish_tile(p, w, piece, &sums, finish);
                 }
             }
-            store(&mut sums[turn]);
-            turn ^= 1;
+            store(vectors, &mut sums);
             waiting = Some(Waiting { row, vector, vectors });
         }
     }
     if let Some(w) = waiting {
         for tile in 0..SUMS {
-            finish_tile(p, &w, tile, &sums[turn ^ 1], finish);
+            finish_tile(p, &w, tile, &sums, finish);
         }
     }
     release();

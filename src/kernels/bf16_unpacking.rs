@@ -120,7 +120,7 @@ pub(crate) unsafe fn multiply(p: &Product, weights: &impl Weights, finish: &impl
             p.unpack(weights, unit + 1, step);
         }
         if stretch + 1 == stretches {
-            store(&mut sums);
+            store(p.vectors, &mut sums);
             finish_group(p, unit / stretches * p.group(), &sums, finish);
         }
     }

@@ -77,20 +77,24 @@ pub(super) unsafe fn clear() {
     );
 }
 
-/// Stores the sums: after [`Numbers::add_products`], those of the first 16 rows, then those of the others.
+/// Stores the sums of products with so many vectors: after [`Numbers::add_products`], those of the first 16 rows, then, from
+/// [`VECTORS`] on, those of the others. What else is in `out` stays.
 #[inline(always)]
-pub(super) unsafe fn store(out: &mut [Sums; SUMS]) {
-    asm!(
-        "tilestored [{out} + {row}], tmm0",
-        "tilestored [{out} + {row} + 1024], tmm1",
-        "tilestored [{out} + {row} + 2048], tmm2",
-        "tilestored [{out} + {row} + 3072], tmm3",
-        "tilestored [{out} + {row} + 4096], tmm4",
-        "tilestored [{out} + {row} + 5120], tmm5",
-        out = in(reg) out.as_mut_ptr(),
-        row = in(reg) 64usize,
-        options(nostack),
-    );
+pub(super) unsafe fn store(vectors: usize, out: &mut [Sums; SUMS]) {
+    let has_sums = |tile: usize| if vectors > VECTORS { tile < vectors } else { tile % VECTORS < vectors };
+    macro_rules! store {
+        ($($tile:literal)*) => {
+            $(if has_sums($tile) {
+                asm!(
+                    concat!("tilestored [{out} + {row}], tmm", $tile),
+                    out = in(reg) &raw mut out[$tile],
+                    row = in(reg) 64usize,
+                    options(nostack),
+                );
+            })*
+        };
+    }
+    store!(0 1 2 3 4 5);
 }
 
 /// What tiles of operands are made of.

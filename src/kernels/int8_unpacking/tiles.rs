@@ -123,8 +123,8 @@ struct Scratch {
     numbers: [[i8; ROWS * BLOCK]; 2],
     /// The scales of four.
     scales: [[f32; ROWS]; 4],
-    /// The sums of two.
-    sums: [[Sums; SUMS]; 2],
+    /// The sums of one.
+    sums: [Sums; SUMS],
     /// All blocks' so far.
     totals: [Sums; SUMS],
     /// What the offsets of two groups make.
@@ -208,7 +208,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
     #[inline(always)]
     unsafe fn add_up(&mut self, unit: Unit, part: usize) {
         let scales = &self.scratch.scales[unit.index % 4];
-        let sums = &self.scratch.sums[unit.index % 2];
+        let sums = &self.scratch.sums;
         for vector in 0..V {
             let of_tokens = _mm512_loadu_ps(self.tokens.from(vector).scales(unit.block));
             for row_tile in 0..Self::ROW_TILES {
@@ -274,7 +274,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
                     Place { left: self.offsets(), right: self.tokens.sums(), stride },
                     run_steps,
                 );
-                store(&mut self.scratch.corrections[unit.group % 2]);
+                store(V, &mut self.scratch.corrections[unit.group % 2]);
             }
             clear();
             let left = self.scratch.numbers[unit.index % 2].as_ptr().cast();
@@ -286,7 +286,7 @@ impl<W: Weights, const V: usize> Multiplication<'_, W, V> {
                     self.add_up(before, part);
                 }
             }
-            store(&mut self.scratch.sums[unit.index % 2]);
+            store(V, &mut self.scratch.sums);
             if let Some(before) = before.filter(|b| b.group < unit.group) {
                 self.finish(before.group, finish);
             }
