@@ -51,6 +51,7 @@ test: lib
 	@bash scripts/test.sh
 
 test-valgrind: lib
+	@sh scripts/setup.sh valgrind valgrind
 	TGV_TEST_RUNNER=valgrind $(CARGO) test --release --test c_abi
 
 test-long: lib
