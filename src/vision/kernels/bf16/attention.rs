@@ -28,6 +28,9 @@ const TILE_LEN: usize = TILE * STEP;
 /// Below this 2^x would not show beside the largest, 1; and subnormal numbers are slow.
 const LEAST_EXPONENT: f32 = -80.0;
 
+/// Exponents above the peak they are counted from that need no other one: what they are the powers of is summed in f32.
+const MOST_EXPONENT: f32 = 8.0;
+
 /// What is at hand while one block of queries is worked on.
 #[repr(C, align(64))]
 struct Work {
@@ -38,58 +41,87 @@ struct Work {
     out: [f32; (MOST_FEATURES + STEP) * QUERIES],
 }
 
-/// `c[32, 32] (+)= a[32, 32·steps] · b[32·steps, 32]`: two tiles by two. A step is `a_step` bytes from the next in `a`, whose
-/// second row of tiles is `a_low` bytes behind the first; rows of `c` and of `b` are 128 bytes.
-#[inline(always)]
-unsafe fn product(a: *const u16, a_low: usize, a_step: usize, b: *const u16, steps: usize, c: *mut f32, load: bool) {
-    if load {
-        asm!(
-            "tileloadd tmm0, [{c} + {row}]",
-            "tileloadd tmm1, [{c} + {row} + 64]",
-            "tileloadd tmm2, [{c} + {row} + 2048]",
-            "tileloadd tmm3, [{c} + {row} + 2112]",
-            c = in(reg) c, row = in(reg) QUERIES * 4,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            options(nostack, readonly),
-        );
-    } else {
+/// `c[32, 32] (+)= a[32, 32·steps] · b[32·steps, 32]`: two tiles by two. Its sums are in the tile registers from [`Self::clear`]
+/// or [`Self::load`] to [`Self::store`].
+#[derive(Clone, Copy)]
+struct TileProduct {
+    a: *const u16,
+    /// Bytes from the first row of tiles to the second in `a`.
+    a_low: usize,
+    /// Bytes from a step to the next in `a`.
+    a_step: usize,
+    /// Rows are 128 bytes.
+    b: *const u16,
+    /// Rows are 128 bytes.
+    c: *mut f32,
+}
+
+impl TileProduct {
+    #[inline(always)]
+    unsafe fn clear(&self) {
         asm!(
             "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             options(nostack, nomem),
         );
     }
-    asm!(
-        "2:",
-        "tileloadd tmm6, [{b} + {row}]",
-        "tileloadd tmm4, [{a} + {a_row}]",
-        "tdpbf16ps tmm0, tmm4, tmm6",
-        "tileloadd tmm7, [{b} + {row} + 64]",
-        "tdpbf16ps tmm1, tmm4, tmm7",
-        "tileloadd tmm5, [{low} + {a_row}]",
-        "tdpbf16ps tmm2, tmm5, tmm6",
-        "tdpbf16ps tmm3, tmm5, tmm7",
-        "add {a}, {a_step}",
-        "add {low}, {a_step}",
-        "add {b}, 2048",
-        "dec {steps}",
-        "jnz 2b",
-        "tilestored [{c} + {row}], tmm0",
-        "tilestored [{c} + {row} + 64], tmm1",
-        "tilestored [{c} + {row} + 2048], tmm2",
-        "tilestored [{c} + {row} + 2112], tmm3",
-        a = inout(reg) a => _,
-        low = inout(reg) a.byte_add(a_low) => _,
-        a_step = in(reg) a_step,
-        a_row = in(reg) 64usize,
-        b = inout(reg) b => _,
-        row = in(reg) QUERIES * 4,
-        c = in(reg) c,
-        steps = inout(reg) steps => _,
-        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-        options(nostack),
-    );
+
+    #[inline(always)]
+    unsafe fn load(&self) {
+        asm!(
+            "tileloadd tmm0, [{c} + {row}]",
+            "tileloadd tmm1, [{c} + {row} + 64]",
+            "tileloadd tmm2, [{c} + {row} + 2048]",
+            "tileloadd tmm3, [{c} + {row} + 2112]",
+            c = in(reg) self.c, row = in(reg) QUERIES * 4,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nostack, readonly),
+        );
+    }
+
+    /// Adds the products of some steps, at least one.
+    #[inline(always)]
+    unsafe fn add(&self, steps: Range<usize>) {
+        let a = self.a.wrapping_byte_add(steps.start * self.a_step);
+        asm!(
+            "2:",
+            "tileloadd tmm6, [{b} + {row}]",
+            "tileloadd tmm4, [{a} + {a_row}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b} + {row} + 64]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{low} + {a_row}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, {a_step}",
+            "add {low}, {a_step}",
+            "add {b}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            a = inout(reg) a => _,
+            low = inout(reg) a.wrapping_byte_add(self.a_low) => _,
+            a_step = in(reg) self.a_step,
+            a_row = in(reg) 64usize,
+            b = inout(reg) self.b.wrapping_byte_add(steps.start * 2048) => _,
+            row = in(reg) QUERIES * 4,
+            steps = inout(reg) steps.len() => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self) {
+        asm!(
+            "tilestored [{c} + {row}], tmm0",
+            "tilestored [{c} + {row} + 64], tmm1",
+            "tilestored [{c} + {row} + 2048], tmm2",
+            "tilestored [{c} + {row} + 2112], tmm3",
+            c = in(reg) self.c, row = in(reg) QUERIES * 4,
+            options(nostack),
+        );
+    }
 }
 
 /// Where the packed parts of a head lie, in numbers of bfloat16.
@@ -231,38 +263,71 @@ unsafe fn queries(
     let mut softmax = Softmax { scale, highest: [_mm512_set1_ps(f32::MIN); 2], shift: [_mm512_setzero_ps(); 2] };
     let chunks = t.keys.div_ceil(CHUNK);
     let keys_of = |chunk: usize| CHUNK.min(t.keys - chunk * CHUNK);
+    let steps = layout.features / STEP;
     for chunk in 0..=chunks {
         for key in (0..CHUNK).step_by(QUERIES) {
-            if chunk > 0 && key < keys_of(chunk - 1) {
-                let keys = key..(key + QUERIES).min(keys_of(chunk - 1));
-                probabilities(&softmax, &work.scores, keys, &mut work.p);
+            let scores = (chunk < chunks && key < keys_of(chunk)).then(|| TileProduct {
+                a: packed.add(layout.key(chunk * CHUNK + key, 0)),
+                a_low: steps * TILE_LEN * 2,
+                a_step: TILE_LEN * 2,
+                b: work.q.as_ptr(),
+                c: work.scores.as_mut_ptr().add(key * QUERIES),
+            });
+            let last = if chunk > 0 { keys_of(chunk - 1) } else { 0 };
+            if let Some(scores) = &scores {
+                scores.clear();
             }
-            if chunk < chunks && key < keys_of(chunk) {
-                let a = packed.add(layout.key(chunk * CHUNK + key, 0));
-                let c = work.scores.as_mut_ptr().add(key * QUERIES);
-                let steps = layout.features / STEP;
-                product(a, steps * TILE_LEN * 2, TILE_LEN * 2, work.q.as_ptr(), steps, c, false);
+            // Step by step, so that both units have work.
+            for step in 0..steps {
+                if let Some(scores) = &scores {
+                    scores.add(step..step + 1);
+                }
+                if key < last {
+                    let pairs = STEP / 2 * step / steps..STEP / 2 * (step + 1) / steps;
+                    probabilities(
+                        &softmax,
+                        &work.scores,
+                        key + 2 * pairs.start..key + 2 * pairs.end,
+                        last,
+                        &mut work.p,
+                    );
+                }
+            }
+            if let Some(scores) = &scores {
+                scores.store();
             }
         }
+        let keys = if chunk < chunks { keys_of(chunk) } else { 0 };
+        let mut peaks = softmax.highest;
         if chunk > 0 {
             let steps = keys_of(chunk - 1).div_ceil(STEP);
             for feature in (0..layout.rows).step_by(2 * TILE) {
-                let a = packed.add(layout.value((chunk - 1) * CHUNK, feature));
-                let c = work.out.as_mut_ptr().add(feature * QUERIES);
-                let step = layout.rows / TILE * TILE_LEN * 2;
-                product(a, TILE_LEN * 2, step, work.p.as_ptr(), steps, c, chunk > 1);
+                let sums = TileProduct {
+                    a: packed.add(layout.value((chunk - 1) * CHUNK, feature)),
+                    a_low: TILE_LEN * 2,
+                    a_step: layout.rows / TILE * TILE_LEN * 2,
+                    b: work.p.as_ptr(),
+                    c: work.out.as_mut_ptr().add(feature * QUERIES),
+                };
+                if chunk > 1 {
+                    sums.load();
+                } else {
+                    sums.clear();
+                }
+                sums.add(0..steps);
+                sums.store();
+                // Meanwhile.
+                let part = |feature: usize| keys * feature / layout.rows;
+                raise_peaks(&mut peaks, &work.scores, part(feature)..part(feature + 2 * TILE));
             }
+        } else {
+            raise_peaks(&mut peaks, &work.scores, 0..keys);
         }
-        if chunk < chunks {
-            let fade = raise(&mut softmax, &work.scores[..keys_of(chunk) * QUERIES]);
-            let one = _mm512_set1_ps(1.0);
-            let fades = fade.map(|f| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(f, one) != 0);
-            if chunk > 0 && (fades[0] || fades[1]) {
-                for r in 0..layout.rows {
-                    for (n, fade) in fade.into_iter().enumerate() {
-                        let p = work.out.as_mut_ptr().add(r * QUERIES + n * TILE);
-                        _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), fade));
-                    }
+        if let Some(fade) = softmax.raise(peaks).filter(|_| chunk > 0) {
+            for r in 0..layout.rows {
+                for (n, fade) in fade.into_iter().enumerate() {
+                    let p = work.out.as_mut_ptr().add(r * QUERIES + n * TILE);
+                    _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), fade));
                 }
             }
         }
@@ -283,46 +348,61 @@ unsafe fn queries(
     }
 }
 
-/// Takes a chunk's scores into account, and tells what to multiply by what was summed so far.
+/// Takes scores of some keys into account.
 #[inline(always)]
-unsafe fn raise(softmax: &mut Softmax, scores: &[f32]) -> [__m512; 2] {
-    let mut fade = [_mm512_setzero_ps(); 2];
-    for (n, fade) in fade.iter_mut().enumerate() {
-        let score = |key: usize| _mm512_load_ps(scores.as_ptr().wrapping_add(key * QUERIES + n * TILE));
-        let keys = scores.len() / QUERIES;
-        let mut peaks = [softmax.highest[n], score(keys - 1), score(keys - 1), score(keys - 1)];
-        for key in (0..keys / 4 * 4).step_by(4) {
-            for (i, peak) in peaks.iter_mut().enumerate() {
+unsafe fn raise_peaks(peaks: &mut [__m512; 2], scores: &[f32; CHUNK * QUERIES], keys: Range<usize>) {
+    for (n, peak) in peaks.iter_mut().enumerate() {
+        let score = |key: usize| _mm512_load_ps(scores.as_ptr().add(key * QUERIES + n * TILE));
+        let mut four = [*peak; 4];
+        let whole = keys.start + keys.len() / 4 * 4;
+        for key in (keys.start..whole).step_by(4) {
+            for (i, peak) in four.iter_mut().enumerate() {
                 *peak = _mm512_max_ps(score(key + i), *peak);
             }
         }
-        for key in keys / 4 * 4..keys {
-            peaks[0] = _mm512_max_ps(score(key), peaks[0]);
+        for key in whole..keys.end {
+            four[0] = _mm512_max_ps(score(key), four[0]);
         }
-        let peak = _mm512_max_ps(_mm512_max_ps(peaks[0], peaks[1]), _mm512_max_ps(peaks[2], peaks[3]));
-        let rise = _mm512_mul_ps(_mm512_sub_ps(softmax.highest[n], peak), softmax.scale);
-        *fade = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), rise));
-        // An exact 1 where nothing rose: the polynomial is not.
-        let same = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(softmax.highest[n], peak);
-        *fade = _mm512_mask_mov_ps(*fade, same, _mm512_set1_ps(1.0));
-        softmax.highest[n] = peak;
-        softmax.shift[n] = _mm512_mul_ps(peak, softmax.scale);
+        *peak = _mm512_max_ps(_mm512_max_ps(four[0], four[1]), _mm512_max_ps(four[2], four[3]));
     }
-    fade
 }
 
-/// The probabilities, not yet divided, of some keys of a chunk; zeros up to a whole step. Scores that are no numbers stay so.
+impl Softmax {
+    /// Counts exponents from new peaks where they are too high to count from the ones before; tells what to multiply by what was
+    /// summed so far, if anything.
+    #[inline(always)]
+    unsafe fn raise(&mut self, peaks: [__m512; 2]) -> Option<[__m512; 2]> {
+        let rise = |n: usize| _mm512_mul_ps(_mm512_sub_ps(peaks[n], self.highest[n]), self.scale);
+        let too_high = [0, 1].map(|n| _mm512_cmp_ps_mask::<_CMP_GT_OQ>(rise(n), _mm512_set1_ps(MOST_EXPONENT)));
+        if too_high == [0; 2] {
+            return None;
+        }
+        let fade = [0, 1].map(|n| {
+            let fade = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), _mm512_sub_ps(_mm512_setzero_ps(), rise(n))));
+            _mm512_mask_mov_ps(_mm512_set1_ps(1.0), too_high[n], fade)
+        });
+        for n in 0..2 {
+            self.highest[n] = _mm512_mask_mov_ps(self.highest[n], too_high[n], peaks[n]);
+            self.shift[n] = _mm512_mul_ps(self.highest[n], self.scale);
+        }
+        Some(fade)
+    }
+}
+
+/// The probabilities, not yet divided, of some keys of a chunk, an even number of them; zeros from `end` on. Scores that are no
+/// numbers stay so.
 #[inline(always)]
 unsafe fn probabilities(
     s: &Softmax,
     scores: &[f32; CHUNK * QUERIES],
     keys: Range<usize>,
+    end: usize,
     p: &mut [u16; CHUNK * QUERIES],
 ) {
-    for key in (keys.start..keys.start + STEP).step_by(2) {
+    for key in keys.step_by(2) {
         for n in 0..2 {
             let mut pair = [_mm512_setzero_ps(); 2];
-            for (i, v) in pair.iter_mut().enumerate().take(keys.end.saturating_sub(key)) {
+            for (i, v) in pair.iter_mut().enumerate().take(end.saturating_sub(key)) {
                 let score = _mm512_load_ps(scores.as_ptr().add((key + i) * QUERIES + n * TILE));
                 let exponent = _mm512_fmsub_ps(score, s.scale, s.shift[n]);
                 *v = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), exponent));
