@@ -302,11 +302,22 @@ unsafe fn attend<S: Simd, Q: Queries>(a: &Attention, heads: Range<usize>, first:
     }
     for (head, memory) in heads.zip(s.heads.chunks_exact_mut(kept)) {
         let h = Head::over(memory, width);
-        for (i, total) in h.totals.iter().enumerate().take(queries) {
+        let out = &mut h.out[..width * lanes];
+        if alone {
+            out.iter_mut().for_each(|x| *x /= h.totals[0]);
+        } else {
+            for out in out.chunks_exact_mut(lanes) {
+                for (x, total) in out.chunks_exact_mut(S::LANES).zip(h.totals.chunks_exact(S::LANES)) {
+                    // SAFETY: both are vectors; the caller has the instruction set.
+                    unsafe { S::store(x.as_mut_ptr(), S::div(S::load(x.as_ptr()), S::load(total.as_ptr()))) };
+                }
+            }
+        }
+        for i in 0..queries {
             let at = a.dst.data.cast::<u8>().wrapping_add(head * a.dst.nb[1] + (first + i) * a.dst.nb[2]);
             // SAFETY: the row of the result of this head and query, which nobody else uses.
             let row = unsafe { std::slice::from_raw_parts_mut(at.cast::<f32>(), width) };
-            row.iter_mut().zip(h.out[i..].iter().step_by(lanes)).for_each(|(y, x)| *y = x / total);
+            row.iter_mut().zip(out[i..].iter().step_by(lanes)).for_each(|(y, x)| *y = *x);
         }
     }
 }

@@ -21,6 +21,9 @@ use crate::threads::ThreadPool;
 
 /// Tasks for each thread, so that a slow one does not keep the others waiting.
 const TASKS: usize = 6;
+/// The same where weights are unpacked, of which a task's first ones were not fetched ahead.
+#[cfg(target_arch = "x86_64")]
+const UNPACKING_TASKS: usize = 4;
 /// Rows of a task are a multiple of this: a cache line of results.
 const ROW_STEP: usize = 16;
 /// Rows that are multiplied with some columns and then with others.
@@ -277,7 +280,7 @@ fn by_unpacked_blocks(
         }
     });
     let parts = vectors.div_ceil(int8_unpacking::MOST_VECTORS);
-    let rows = product.rows.div_ceil(TASKS * pool.threads()).next_multiple_of(2 * ROW_STEP);
+    let rows = product.rows.div_ceil(UNPACKING_TASKS * pool.threads()).next_multiple_of(2 * ROW_STEP);
     pool.run(product.rows.div_ceil(rows), &|task, worker| {
         let mut own = tasks.of(worker);
         let first = task * rows;
