@@ -25,10 +25,9 @@ const CHUNK: usize = 128;
 pub(super) const MOST_FEATURES: usize = 128;
 /// Numbers that a tile of bfloat16 takes.
 const TILE_LEN: usize = TILE * STEP;
-/// Below this 2^x would not show beside the largest, 1; and subnormal numbers are slow.
+/// Below this 2^x would not show beside the largest, which is at least 1; and subnormal numbers are slow.
 const LEAST_EXPONENT: f32 = -80.0;
-
-/// Exponents above the peak they are counted from that need no other one: what they are the powers of is summed in f32.
+/// Exponents up to this need not be counted from a higher score: their powers, and sums of them, are far from the end of f32.
 const MOST_EXPONENT: f32 = 8.0;
 
 /// What is at hand while one block of queries is worked on.
@@ -43,7 +42,6 @@ struct Work {
 
 /// `c[32, 32] (+)= a[32, 32·steps] · b[32·steps, 32]`: two tiles by two. Its sums are in the tile registers from [`Self::clear`]
 /// or [`Self::load`] to [`Self::store`].
-#[derive(Clone, Copy)]
 struct TileProduct {
     a: *const u16,
     /// Bytes from the first row of tiles to the second in `a`.
@@ -238,9 +236,32 @@ pub(super) unsafe fn attend(t: &AttentionHead, vectors: Range<usize>, memory: *m
 struct Softmax {
     /// Scores come out as exponents of 2.
     scale: __m512,
-    highest: [__m512; 2],
+    /// Scores that exponents are counted from: the highest so far, or one at most [`MOST_EXPONENT`] below.
+    origin: [__m512; 2],
     /// The same, scaled.
     shift: [__m512; 2],
+}
+
+impl Softmax {
+    /// Counts exponents from the peaks where these are too high to count from what was before; tells what to multiply by what was
+    /// summed so far, if anything.
+    #[inline(always)]
+    unsafe fn raise(&mut self, peaks: [__m512; 2]) -> Option<[__m512; 2]> {
+        let rise = |n: usize| _mm512_mul_ps(_mm512_sub_ps(peaks[n], self.origin[n]), self.scale);
+        let too_high = [0, 1].map(|n| _mm512_cmp_ps_mask::<_CMP_GT_OQ>(rise(n), _mm512_set1_ps(MOST_EXPONENT)));
+        if too_high == [0; 2] {
+            return None;
+        }
+        let fade = [0, 1].map(|n| {
+            let fade = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), _mm512_sub_ps(_mm512_setzero_ps(), rise(n))));
+            _mm512_mask_mov_ps(_mm512_set1_ps(1.0), too_high[n], fade)
+        });
+        for n in 0..2 {
+            self.origin[n] = _mm512_mask_mov_ps(self.origin[n], too_high[n], peaks[n]);
+            self.shift[n] = _mm512_mul_ps(self.origin[n], self.scale);
+        }
+        Some(fade)
+    }
 }
 
 /// Up to two vectors of queries.
@@ -260,7 +281,7 @@ unsafe fn queries(
         }
     }
     let scale = _mm512_set1_ps(t.scale * std::f32::consts::LOG2_E);
-    let mut softmax = Softmax { scale, highest: [_mm512_set1_ps(f32::MIN); 2], shift: [_mm512_setzero_ps(); 2] };
+    let mut softmax = Softmax { scale, origin: [_mm512_set1_ps(f32::MIN); 2], shift: [_mm512_setzero_ps(); 2] };
     let chunks = t.keys.div_ceil(CHUNK);
     let keys_of = |chunk: usize| CHUNK.min(t.keys - chunk * CHUNK);
     let steps = layout.features / STEP;
@@ -283,14 +304,8 @@ unsafe fn queries(
                     scores.add(step..step + 1);
                 }
                 if key < last {
-                    let pairs = STEP / 2 * step / steps..STEP / 2 * (step + 1) / steps;
-                    probabilities(
-                        &softmax,
-                        &work.scores,
-                        key + 2 * pairs.start..key + 2 * pairs.end,
-                        last,
-                        &mut work.p,
-                    );
+                    let from = |step: usize| key + STEP / 2 * step / steps * 2;
+                    probabilities(&softmax, &work.scores, from(step)..from(step + 1), last, &mut work.p);
                 }
             }
             if let Some(scores) = &scores {
@@ -298,7 +313,7 @@ unsafe fn queries(
             }
         }
         let keys = if chunk < chunks { keys_of(chunk) } else { 0 };
-        let mut peaks = softmax.highest;
+        let mut peaks = softmax.origin;
         if chunk > 0 {
             let steps = keys_of(chunk - 1).div_ceil(STEP);
             for feature in (0..layout.rows).step_by(2 * TILE) {
@@ -364,28 +379,6 @@ unsafe fn raise_peaks(peaks: &mut [__m512; 2], scores: &[f32; CHUNK * QUERIES], 
             four[0] = _mm512_max_ps(score(key), four[0]);
         }
         *peak = _mm512_max_ps(_mm512_max_ps(four[0], four[1]), _mm512_max_ps(four[2], four[3]));
-    }
-}
-
-impl Softmax {
-    /// Counts exponents from new peaks where they are too high to count from the ones before; tells what to multiply by what was
-    /// summed so far, if anything.
-    #[inline(always)]
-    unsafe fn raise(&mut self, peaks: [__m512; 2]) -> Option<[__m512; 2]> {
-        let rise = |n: usize| _mm512_mul_ps(_mm512_sub_ps(peaks[n], self.highest[n]), self.scale);
-        let too_high = [0, 1].map(|n| _mm512_cmp_ps_mask::<_CMP_GT_OQ>(rise(n), _mm512_set1_ps(MOST_EXPONENT)));
-        if too_high == [0; 2] {
-            return None;
-        }
-        let fade = [0, 1].map(|n| {
-            let fade = exp2(_mm512_max_ps(_mm512_set1_ps(LEAST_EXPONENT), _mm512_sub_ps(_mm512_setzero_ps(), rise(n))));
-            _mm512_mask_mov_ps(_mm512_set1_ps(1.0), too_high[n], fade)
-        });
-        for n in 0..2 {
-            self.highest[n] = _mm512_mask_mov_ps(self.highest[n], too_high[n], peaks[n]);
-            self.shift[n] = _mm512_mul_ps(self.highest[n], self.scale);
-        }
-        Some(fade)
     }
 }
 
