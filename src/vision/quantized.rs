@@ -157,6 +157,8 @@ pub(super) enum Destination<'a, 'b> {
 /// How a task's scratch memory is used: packed weights, their scales, and a part of the result to be quantised.
 struct Scratch {
     groups: usize,
+    /// Rows that a group has room for.
+    rows: usize,
     /// Floats of weights, and of scales; twice, for second parts.
     weights: usize,
     scales: usize,
@@ -165,9 +167,11 @@ struct Scratch {
 impl Scratch {
     fn new(kernel: &dyn Int8Kernel, inputs: usize, rows: usize) -> Scratch {
         let groups = inputs.div_ceil(kernel.group());
+        // An odd number, so that a row's groups do not share the few places that a cache has for addresses a power of two apart.
+        let rows = rows | 1;
         let weights = groups * kernel.group() * kernel.value_bytes() / 4 * rows;
         // Cache lines stay whole.
-        Scratch { groups, weights, scales: (groups * rows).next_multiple_of(16) }
+        Scratch { groups, rows, weights, scales: (groups * rows).next_multiple_of(16) }
     }
 
     fn floats(&self, kernel: &dyn Int8Kernel) -> usize {
@@ -248,6 +252,7 @@ struct Block<'a> {
 /// Weights of a block, packed.
 struct Packed<'a> {
     groups: usize,
+    /// Rows that a group has room for.
     rows: usize,
     weights: &'a [f32],
     scales: &'a [f32],
@@ -275,6 +280,7 @@ impl Block<'_> {
                 data: bytes.as_ptr().add(self.first * row_bytes),
                 row_bytes,
                 rows: self.rows,
+                packed_rows: layout.rows,
                 columns: self.x.rows,
                 out: weights.as_mut_ptr().cast(),
                 scales: scales.as_mut_ptr(),
@@ -283,7 +289,7 @@ impl Block<'_> {
                 rest_scales: rest_scales.as_mut_ptr(),
             });
         }
-        Packed { groups: layout.groups, rows: self.rows, weights, scales, rest, rest_scales, part: part.as_mut_ptr() }
+        Packed { groups: layout.groups, rows: layout.rows, weights, scales, rest, rest_scales, part: part.as_mut_ptr() }
     }
 
     /// Rows `row..row + rows` of the block, for panel `p`.

@@ -68,7 +68,8 @@ impl Quants for Vnni {
 
 impl Dot for Vnni {
     type X = __m512i;
-    const ROWS: usize = 6;
+    const ROWS: usize = 12;
+    const GROUPS: usize = 4;
 
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m512i {
@@ -80,4 +81,4 @@ impl Dot for Vnni {
     }
 }
 
-int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 6, 96, words &super::words::VnniWords, "avx512f,avx512bw,avx512vnni");
+int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 12, 1020, words &super::words::VnniWords, "avx512f,avx512bw,avx512vnni");

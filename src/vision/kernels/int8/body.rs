@@ -3,7 +3,7 @@
 //! Everything here is `inline(always)`, as in [`super::super::body`].
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
-use super::super::body::{f16_to_f32, read_u16, Q8_0_BYTES, Q8_0_VALUES};
+use super::super::body::{read_u16, Q8_0_BYTES, Q8_0_VALUES};
 use super::{Dot, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum};
 use crate::prefetch::fetch_to_second_level;
 
@@ -22,9 +22,6 @@ enum Part {
     /// The activations' first part with the weights' second.
     RestOfW,
 }
-
-/// All of them, the largest first.
-const PARTS: [Part; 3] = [Part::Both, Part::RestOfX, Part::RestOfW];
 
 /// What is multiplied for one part of a group.
 struct Operands {
@@ -130,49 +127,74 @@ unsafe fn part<Q: Quants, const REST: bool>(
     }
 }
 
-/// Blocks of weights in a group at most.
-pub(super) const MOST_BLOCKS: usize = 8;
+/// Blocks of weights in a group.
+const BLOCKS: usize = 2;
+/// Lanes of a vector at most.
+const MOST_LANES: usize = 16;
 
 /// See [`super::Int8Kernel::pack`]. A scale that is not finite makes the group's scale NaN.
 #[inline(always)]
 pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
-    let row_bytes = Q::GROUP * Q::VALUE_BYTES;
+    const { assert!(Q::GROUP == BLOCKS * Q8_0_VALUES && Q::S::LANES <= MOST_LANES) };
+    let (row_bytes, half) = (Q::GROUP * Q::VALUE_BYTES, Q8_0_VALUES * Q::VALUE_BYTES);
+    let blocks = b.columns / Q8_0_VALUES;
+    // Beyond the last column activations are zero, but memory must be what the correction takes it for.
+    let nothing = [0u8; Q8_0_VALUES];
     for r in 0..b.rows {
-        // A row at a time, as it lies in the file.
-        for (g, column) in (0..b.columns).step_by(Q::GROUP).enumerate() {
-            let src = b.data.wrapping_add(r * b.row_bytes + column / Q8_0_VALUES * Q8_0_BYTES);
-            let blocks = (b.columns - column).min(Q::GROUP) / Q8_0_VALUES;
-            let mut factors = [0f32; MOST_BLOCKS];
-            let (mut scale, mut poison) = (0f32, 0f32);
-            for (i, d) in factors.iter_mut().enumerate().take(blocks) {
-                *d = f16_to_f32(read_u16(src.add(i * Q8_0_BYTES)));
-                scale = scale.max(d.abs());
-                poison += *d * 0.0;
+        // A row at a time, as it lies in the file, and of it the scales of as many groups as a vector has lanes.
+        let row = b.data.add(r * b.row_bytes);
+        for first in (0..blocks).step_by(BLOCKS * Q::S::LANES) {
+            let count = (blocks - first).min(BLOCKS * Q::S::LANES);
+            let mut factors = [[0u16; MOST_LANES]; BLOCKS];
+            for i in 0..count {
+                factors[i % BLOCKS][i / BLOCKS] = read_u16(row.add((first + i) * Q8_0_BYTES));
             }
-            let inverse = if scale > 0.0 { 32767.0 / scale } else { 0.0 };
-            let (row, split) = (g * b.rows + r, *b.split.add(g));
-            // Beyond the last column activations are zero, but memory must be what the correction takes it for.
-            let nothing = [0u8; Q8_0_VALUES];
-            for (i, d) in factors.into_iter().enumerate().take(Q::GROUP / Q8_0_VALUES) {
-                // Saturates: NaN becomes 0.
-                let ratio = (d * inverse).round_ties_even() as i16;
-                let quants = if i < blocks { src.wrapping_add(i * Q8_0_BYTES + 2) } else { nothing.as_ptr() };
-                let at = i * Q8_0_VALUES * Q::VALUE_BYTES;
-                Q::rescale::<false>(quants, ratio, b.out.add(row * row_bytes + at));
-                if split {
-                    Q::rescale::<true>(quants, ratio, b.rest.add(row * row_bytes + at));
+            let (scales, ratios) = group_scales::<Q::S>(&factors);
+            for i in 0..count.div_ceil(BLOCKS) {
+                let g = first / BLOCKS + i;
+                let (to, split) = (g * b.packed_rows + r, *b.split.add(g));
+                for (part, ratios) in ratios.iter().enumerate() {
+                    let block = first + BLOCKS * i + part;
+                    let quants = if block < blocks { row.add(block * Q8_0_BYTES + 2) } else { nothing.as_ptr() };
+                    let at = to * row_bytes + part * half;
+                    // What is not a number became the least i32, and becomes zero.
+                    let ratio = ratios[i] as i16;
+                    Q::rescale::<false>(quants, ratio, b.out.add(at));
+                    if split {
+                        Q::rescale::<true>(quants, ratio, b.rest.add(at));
+                    }
                 }
-            }
-            *b.scales.add(row) = scale + poison;
-            if split {
-                *b.rest_scales.add(row) = scale / FINER;
+                *b.scales.add(to) = scales[i];
+                if split {
+                    *b.rest_scales.add(to) = scales[i] / FINER;
+                }
             }
         }
     }
 }
 
+/// The scales of a vector of groups, and what their blocks' quants are multiplied by, times 2^15. `factors` are the blocks' scales
+/// in f16: the first of each group, then the second.
+#[inline(always)]
+unsafe fn group_scales<S: Integers>(
+    factors: &[[u16; MOST_LANES]; BLOCKS],
+) -> ([f32; MOST_LANES], [[i32; MOST_LANES]; BLOCKS]) {
+    let zero = S::splat(0.0);
+    let [a, b] = [S::load_f16(factors[0].as_ptr().cast()), S::load_f16(factors[1].as_ptr().cast())];
+    let magnitude = |v| S::max(v, S::sub(zero, v));
+    let scale = S::max(magnitude(a), magnitude(b));
+    let poison = S::fma(a, zero, S::mul(b, zero));
+    let inverse = S::div(S::splat(32767.0), scale);
+    let (mut scales, mut ratios) = ([0f32; MOST_LANES], [[0i32; MOST_LANES]; BLOCKS]);
+    S::store(scales.as_mut_ptr(), S::add(scale, poison));
+    S::store_i32(ratios[0].as_mut_ptr(), S::mul(a, inverse));
+    S::store_i32(ratios[1].as_mut_ptr(), S::mul(b, inverse));
+    (scales, ratios)
+}
+
 impl<D: Dot> Products for D {
     const ROWS: usize = <D as Dot>::ROWS;
+    const GROUPS: usize = <D as Dot>::GROUPS;
 
     #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
@@ -197,37 +219,50 @@ impl<D: Dot> Products for D {
     }
 }
 
-/// A register tile over one group: `c[R, N·LANES] += scales · (w[R, GROUP] · x[GROUP, N·LANES])`, or `=` with `first`, then
-/// plus the bias.
+/// A register tile over `groups` groups one behind the other: `c[R, N·LANES] += scales · (w[R, GROUP] · x[GROUP, N·LANES])`,
+/// or `=` unless `load`, then plus the bias. Operands are those of the first group and the tile's rows.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn tile<D: Products, const R: usize, const N: usize>(
-    w: *const u8,
-    w_scales: *const f32,
-    x: *const u8,
+    t: &Int8Tile,
+    Operands { x, w, w_scales }: Operands,
+    groups: usize,
     c: *mut f32,
     bias: *const f32,
     load: bool,
 ) {
     let lanes = D::S::LANES;
     let values = D::GROUP * N * lanes * D::VALUE_BYTES;
-    let scales: *const f32 = x.add(values).cast();
-    let nothing = [0i32; 16];
-    let mut start = [D::S::load_i32(nothing.as_ptr()); N];
-    if D::OFFSET {
-        for (n, s) in start.iter_mut().enumerate() {
-            *s = D::S::load_i32(scales.add((N + n) * lanes).cast());
+    let mut totals = [[D::S::splat(0.0); N]; R];
+    for (r, totals) in totals.iter_mut().enumerate() {
+        let start = if bias.is_null() { D::S::splat(0.0) } else { D::S::splat(*bias.add(r)) };
+        for (n, total) in totals.iter_mut().enumerate() {
+            *total = if load { D::S::add(D::S::load(c.add((r * N + n) * lanes)), start) } else { start };
         }
     }
-    let sums = D::products::<R, N>(w, x, start);
-    for (r, sums) in sums.iter().enumerate() {
-        let w_scale = D::S::splat(*w_scales.add(r));
-        let start = if bias.is_null() { D::S::splat(0.0) } else { D::S::splat(*bias.add(r)) };
-        for (n, sum) in sums.iter().enumerate() {
-            let p = c.add((r * N + n) * lanes);
-            let scale = D::S::mul(w_scale, D::S::load(scales.add(n * lanes)));
-            let before = if load { D::S::add(D::S::load(p), start) } else { start };
-            D::S::store(p, D::S::fma(D::S::to_f32(*sum), scale, before));
+    for g in 0..groups {
+        let x = x.add(2 * g * part_bytes::<D>() * N * lanes);
+        let w = w.add(g * t.packed_rows * D::GROUP * D::VALUE_BYTES);
+        let w_scales = w_scales.add(g * t.packed_rows);
+        let scales: *const f32 = x.add(values).cast();
+        let nothing = [0i32; 16];
+        let mut start = [D::S::load_i32(nothing.as_ptr()); N];
+        if D::OFFSET {
+            for (n, s) in start.iter_mut().enumerate() {
+                *s = D::S::load_i32(scales.add((N + n) * lanes).cast());
+            }
+        }
+        let sums = D::products::<R, N>(w, x, start);
+        for (r, (sums, totals)) in sums.iter().zip(&mut totals).enumerate() {
+            let w_scale = D::S::splat(*w_scales.add(r));
+            for (n, (sum, total)) in sums.iter().zip(totals).enumerate() {
+                let scale = D::S::mul(w_scale, D::S::load(scales.add(n * lanes)));
+                *total = D::S::fma(D::S::to_f32(*sum), scale, *total);
+            }
+        }
+    }
+    for (r, totals) in totals.iter().enumerate() {
+        for (n, total) in totals.iter().enumerate() {
+            D::S::store(c.add((r * N + n) * lanes), *total);
         }
     }
 }
@@ -235,34 +270,49 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
 /// See [`super::Int8Kernel::multiply`].
 #[inline(always)]
 pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
+    /// `groups` groups from `g` on.
+    #[inline(always)]
+    unsafe fn part<D: Products, const N: usize>(t: &Int8Tile, g: usize, groups: usize, part: Part) {
+        let width = N * D::S::LANES;
+        let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { return };
+        let first = g == 0 && part == Part::Both;
+        let load = !first || t.accumulate;
+        let mut r = 0;
+        macro_rules! rows {
+            ($rows:literal) => {
+                while t.rows - r >= $rows {
+                    let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
+                    let w = w.add(r * D::GROUP * D::VALUE_BYTES);
+                    let operands = Operands { x, w, w_scales: w_scales.add(r) };
+                    tile::<D, $rows, N>(t, operands, groups, t.c.add(r * width), bias, load);
+                    r += $rows;
+                }
+            };
+        }
+        match (D::ROWS, N) {
+            (12, 1) => rows!(12),
+            (12, 2) | (6, _) => rows!(6),
+            (12, 4..) => rows!(3),
+            _ => {}
+        }
+        if D::ROWS != 12 || N < 4 {
+            rows!(4);
+        }
+        rows!(1);
+    }
     #[inline(always)]
     unsafe fn f<D: Products, const N: usize>(t: &Int8Tile) {
-        let width = N * D::S::LANES;
-        for (g, part) in PARTS.iter().flat_map(|&part| (0..t.groups).map(move |g| (g, part))) {
-            let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { continue };
-            let first = g == 0 && part == Part::Both;
-            let load = !first || t.accumulate;
-            if part == Part::Both && g + 1 < t.groups {
-                // Its second part, which lies between, is mostly unused.
-                let bytes = part_bytes::<D>() * width;
-                fetch_to_second_level(x.wrapping_add(2 * bytes), bytes);
+        for g in (0..t.groups).step_by(D::GROUPS) {
+            let end = t.groups.min(g + D::GROUPS);
+            // Second parts, which lie between, are mostly unused.
+            let bytes = part_bytes::<D>() * N * D::S::LANES;
+            for ahead in end..t.groups.min(end + D::GROUPS) {
+                fetch_to_second_level(t.x.add(2 * ahead * bytes), bytes);
             }
-            let mut r = 0;
-            macro_rules! rows {
-                ($rows:literal) => {
-                    while t.rows - r >= $rows {
-                        let w = w.add(r * D::GROUP * D::VALUE_BYTES);
-                        let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
-                        tile::<D, $rows, N>(w, w_scales.add(r), x, t.c.add(r * width), bias, load);
-                        r += $rows;
-                    }
-                };
-            }
-            if D::ROWS == 6 {
-                rows!(6);
-            }
-            rows!(4);
-            rows!(1);
+            part::<D, N>(t, g, end - g, Part::Both);
+        }
+        for (g, rest) in [Part::RestOfX, Part::RestOfW].iter().flat_map(|&rest| (0..t.groups).map(move |g| (g, rest))) {
+            part::<D, N>(t, g, 1, rest);
         }
     }
     match t.vectors {

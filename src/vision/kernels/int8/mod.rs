@@ -52,7 +52,7 @@ trait Integers: Simd {
 trait Quants: 'static {
     /// The float vectors.
     type S: Integers;
-    /// Features of a group; a multiple of 32.
+    /// Features of a group: 64, two blocks of weights.
     const GROUP: usize;
     /// Bytes of a quantised number, in activations and weights.
     const VALUE_BYTES: usize;
@@ -76,8 +76,11 @@ type Sum<Q> = <<Q as Quants>::S as Integers>::I;
 /// # Safety
 /// As for [`Simd`].
 trait Products: Quants {
-    /// Weight rows in a register tile: 6 or 4.
+    /// Weight rows in a register tile: 6 or 4; or 12, of which a tile of `N` vectors has `12 / N`.
     const ROWS: usize;
+    /// Groups whose scaled sums a register tile adds up before they go to memory: more than 1 only where registers hold twice
+    /// as many sums.
+    const GROUPS: usize = 1;
 
     /// Sums of the products of `R` rows of a group's weights with `N` vectors of its activations, from `start` on.
     unsafe fn products<const R: usize, const N: usize>(
@@ -94,8 +97,11 @@ trait Products: Quants {
 trait Dot: Quants {
     /// Four features of `LANES` tokens.
     type X: Copy;
-    /// Weight rows in a register tile: 6 or 4.
+    /// Weight rows in a register tile: 6 or 4; or 12, of which a tile of `N` vectors has `12 / N`.
     const ROWS: usize;
+    /// Groups whose scaled sums a register tile adds up before they go to memory: more than 1 only where registers hold twice
+    /// as many sums.
+    const GROUPS: usize = 1;
 
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
@@ -128,6 +134,8 @@ pub(crate) struct PackBlock {
     pub row_bytes: usize,
     /// Rows wanted.
     pub rows: usize,
+    /// Rows that there is room for in a group of the packed weights.
+    pub packed_rows: usize,
     /// Columns there are; a multiple of 32.
     pub columns: usize,
     /// For every group of columns the rows' weights.
@@ -146,7 +154,7 @@ pub(crate) struct PackBlock {
 pub(crate) struct Int8Tile {
     /// Rows wanted.
     pub rows: usize,
-    /// Rows that the packed weights have in a group.
+    /// Rows that there is room for in a group of the packed weights.
     pub packed_rows: usize,
     /// Groups in the depth.
     pub groups: usize,
@@ -224,8 +232,6 @@ macro_rules! int8_kernel {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
-        const _: () = assert!(<$quants as Quants>::GROUP % 32 == 0 && <$quants as Quants>::GROUP <= body::MOST_BLOCKS * 32);
-
         // SAFETY of the unsafe calls below: the functions are only reached through a `$kernel`, which `available` hands out
         // after it found the features; what the pointers must satisfy is passed on to the caller.
         impl Int8Kernel for $kernel {
@@ -298,7 +304,7 @@ pub(crate) fn available() -> Vec<&'static dyn Int8Kernel> {
         {
             found.push(&avx512::VnniKernel);
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
             if is_x86_feature_detected!("avxvnni") {
                 found.push(&avx2::AvxVnniKernel);
             }

@@ -97,9 +97,10 @@ fn product(
     c: &mut [f32],
 ) {
     let groups = w.inputs.div_ceil(kernel.group());
+    let packed_rows = rows + 3;
     // Floats, for their alignment.
-    let mut packed = vec![7f32; groups * rows * kernel.group() * kernel.value_bytes() / 4];
-    let mut scales = vec![7f32; groups * rows];
+    let mut packed = vec![7f32; groups * packed_rows * kernel.group() * kernel.value_bytes() / 4];
+    let mut scales = vec![7f32; groups * packed_rows];
     let (mut rest, mut rest_scales, split) = (packed.clone(), scales.clone(), vec![true; groups]);
     let mut quantized = vec![7f32; groups * tokens * kernel.token_bytes() / 4];
     // SAFETY: the vectors have the documented lengths.
@@ -108,6 +109,7 @@ fn product(
             data: w.bytes.as_ptr().add(1),
             row_bytes: w.inputs / 32 * 34,
             rows,
+            packed_rows,
             columns: w.inputs,
             out: packed.as_mut_ptr().cast(),
             scales: scales.as_mut_ptr(),
@@ -132,7 +134,7 @@ fn product(
         }
         kernel.multiply(&Int8Tile {
             rows,
-            packed_rows: rows,
+            packed_rows,
             groups,
             w: packed.as_ptr().cast(),
             w_scales: scales.as_ptr(),
