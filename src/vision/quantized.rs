@@ -311,6 +311,7 @@ impl Block<'_> {
                 bias: self.layer.bias_from(self.first + row),
                 x: self.input.at(self.x.offset(p, 0)).cast(),
                 vectors: self.x.shape.width(self.x.tokens, p) / self.x.shape.lanes,
+                tokens: self.x.shape.panel.min(self.x.tokens - p * self.x.shape.panel),
                 c,
                 accumulate,
             });

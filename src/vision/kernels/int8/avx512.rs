@@ -23,7 +23,7 @@ impl Integers for Avx512 {
     }
 }
 
-struct Vnni;
+pub(super) struct Vnni;
 
 /// Four vectors of rounded numbers as bytes: in each 32-bit lane the four numbers in order.
 #[inline(always)]
@@ -71,6 +71,11 @@ impl Dot for Vnni {
     const ROWS: usize = 12;
     const GROUPS: usize = 4;
 
+    #[inline(always)]
+    unsafe fn single(t: &Int8Tile) -> bool {
+        super::single::multiply(t);
+        true
+    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m512i {
         _mm512_loadu_si512(p.cast())

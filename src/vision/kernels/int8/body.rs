@@ -14,7 +14,7 @@ pub(super) const fn part_bytes<Q: Quants>() -> usize {
 
 /// The products of a group in two parts that are summed.
 #[derive(Clone, Copy, PartialEq)]
-enum Part {
+pub(super) enum Part {
     /// The first part of both.
     Both,
     /// The activations' second part with the weights' first.
@@ -23,16 +23,19 @@ enum Part {
     RestOfW,
 }
 
+/// All of them, the largest first.
+pub(super) const PARTS: [Part; 3] = [Part::Both, Part::RestOfX, Part::RestOfW];
+
 /// What is multiplied for one part of a group.
-struct Operands {
-    x: *const u8,
-    w: *const u8,
-    w_scales: *const f32,
+pub(super) struct Operands {
+    pub x: *const u8,
+    pub w: *const u8,
+    pub w_scales: *const f32,
 }
 
 /// The operands of a part of group `g`, unless the group is in one part.
 #[inline(always)]
-unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> Option<Operands> {
+pub(super) unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> Option<Operands> {
     let width = t.vectors * Q::S::LANES;
     let bytes = part_bytes::<Q>() * width;
     let (first, second) = (t.x.add(2 * g * bytes), t.x.add((2 * g + 1) * bytes));
@@ -197,6 +200,11 @@ impl<D: Dot> Products for D {
     const GROUPS: usize = <D as Dot>::GROUPS;
 
     #[inline(always)]
+    unsafe fn single(t: &Int8Tile) -> bool {
+        <D as Dot>::single(t)
+    }
+
+    #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
         x: *const u8,
@@ -311,9 +319,12 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
             }
             part::<D, N>(t, g, end - g, Part::Both);
         }
-        for (g, rest) in [Part::RestOfX, Part::RestOfW].iter().flat_map(|&rest| (0..t.groups).map(move |g| (g, rest))) {
+        for (g, rest) in PARTS[1..].iter().flat_map(|&rest| (0..t.groups).map(move |g| (g, rest))) {
             part::<D, N>(t, g, 1, rest);
         }
+    }
+    if t.tokens == 1 && D::single(t) {
+        return;
     }
     match t.vectors {
         1 => f::<D, 1>(t),

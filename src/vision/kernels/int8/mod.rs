@@ -24,6 +24,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod single;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +84,12 @@ trait Products: Quants {
     /// as many sums.
     const GROUPS: usize = 1;
 
+    /// Multiplies a panel of a single token, if there is a faster way than as one of many.
+    #[inline(always)]
+    unsafe fn single(_: &Int8Tile) -> bool {
+        false
+    }
+
     /// Sums of the products of `R` rows of a group's weights with `N` vectors of its activations, from `start` on.
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
@@ -102,6 +110,12 @@ trait Dot: Quants {
     /// Groups whose scaled sums a register tile adds up before they go to memory: more than 1 only where registers hold twice
     /// as many sums.
     const GROUPS: usize = 1;
+
+    /// Multiplies a panel of a single token, if there is a faster way than as one of many.
+    #[inline(always)]
+    unsafe fn single(_: &Int8Tile) -> bool {
+        false
+    }
 
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
@@ -172,6 +186,8 @@ pub(crate) struct Int8Tile {
     pub x: *const u8,
     /// Vectors in a row of the panel.
     pub vectors: usize,
+    /// Tokens in the panel; lanes beyond them may become any finite numbers.
+    pub tokens: usize,
     /// `rows` rows of an f32 panel of the same width.
     pub c: *mut f32,
     /// Whether to add to what `c` holds.

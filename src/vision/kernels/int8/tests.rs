@@ -84,7 +84,7 @@ enum Fill {
     Outliers,
 }
 
-/// `w · x` by `kernel`: packs, quantises, multiplies.
+/// `w · x` by `kernel`: packs, quantises, multiplies. Of `tokens` tokens the first `used` are wanted.
 #[allow(clippy::too_many_arguments)]
 fn product(
     kernel: &dyn Int8Kernel,
@@ -92,6 +92,7 @@ fn product(
     rows: usize,
     x: &[f32],
     tokens: usize,
+    used: usize,
     bias: Option<&[f32]>,
     accumulate: bool,
     c: &mut [f32],
@@ -143,6 +144,7 @@ fn product(
             bias: bias.map_or(std::ptr::null(), |b| b.as_ptr()),
             x: quantized.as_ptr().cast(),
             vectors: tokens / kernel.lanes(),
+            tokens: used,
             c: c.as_mut_ptr(),
             accumulate,
         });
@@ -182,14 +184,18 @@ fn products_over_odd_shapes() {
                             (0..tokens).map(|t| quantized(&x, tokens, t, kernel.lanes(), group.clone())).collect()
                         };
                         let activations: Vec<Vec<Group>> = groups().map(quantized).collect();
-                        for (with_bias, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
+                        let ways = [(false, false), (true, false), (false, true), (true, true)];
+                        // A single token may have a way of its own.
+                        let wanted = [tokens, 1].into_iter().take(if vectors == 1 { 2 } else { 1 });
+                        for ((with_bias, accumulate), used) in wanted.flat_map(|used| ways.map(|way| (way, used))) {
                             let mut c = before.clone();
                             c.push(7.0);
                             let bias = Some(&bias[..]).filter(|_| with_bias);
-                            product(kernel, &w, rows, &x, tokens, bias, accumulate, &mut c);
+                            product(kernel, &w, rows, &x, tokens, used, bias, accumulate, &mut c);
                             assert_eq!(c.pop(), Some(7.0), "{} wrote beyond its rows", kernel.name());
                             for r in 0..rows {
-                                for t in 0..tokens {
+                                assert!(c[r * tokens..][..tokens].iter().all(|c| c.is_finite()));
+                                for t in 0..used {
                                     let mut expected = if accumulate { f64::from(before[r * tokens + t]) } else { 0.0 };
                                     let mut size = 10f64;
                                     expected += bias.map_or(0.0, |b| f64::from(b[r]));
@@ -204,7 +210,7 @@ fn products_over_odd_shapes() {
                                     }
                                     let got = f64::from(c[r * tokens + t]);
                                     let limit = 1e-5 * size;
-                                    assert!((got - expected).abs() < limit, "{}, {rows} rows, {inputs} inputs, {tokens} tokens, {fill:?}: {got}, not {expected}", kernel.name());
+                                    assert!((got - expected).abs() < limit, "{}, {rows} rows, {inputs} inputs, {used} of {tokens} tokens, {fill:?}: {got}, not {expected}", kernel.name());
                                 }
                             }
                         }
@@ -225,16 +231,23 @@ fn numbers_that_are_not_finite_reach_the_result() {
             let mut x = noise.vec(inputs * tokens);
             x[100 * tokens + 1] = bad;
             let mut c = vec![0.0; 2 * tokens];
-            product(kernel, &w, 2, &x, tokens, None, false, &mut c);
+            product(kernel, &w, 2, &x, tokens, tokens, None, false, &mut c);
             for (i, c) in c.iter().enumerate() {
                 assert_eq!(c.is_finite(), i % tokens != 1, "{}, {bad} in the activations: {c}", kernel.name());
             }
             x[100 * tokens + 1] = 1.0;
             w.bytes[1 + 34 * 3..][..2].copy_from_slice(&f16::from_f32(bad).to_le_bytes());
-            product(kernel, &w, 2, &x, tokens, None, false, &mut c);
-            for (i, c) in c.iter().enumerate() {
-                assert_eq!(c.is_finite(), i >= tokens, "{}, {bad} in the weights: {c}", kernel.name());
+            for used in [tokens, 1] {
+                product(kernel, &w, 2, &x, tokens, used, None, false, &mut c);
+                for (i, c) in c.iter().enumerate().filter(|(i, _)| i % tokens < used) {
+                    assert_eq!(c.is_finite(), i >= tokens, "{}, {bad} in the weights: {c}", kernel.name());
+                }
             }
+            // Of a single token, too.
+            x[100 * tokens] = bad;
+            w.bytes[1 + 34 * 3..][..2].copy_from_slice(&f16::from_f32(1.0).to_le_bytes());
+            product(kernel, &w, 2, &x, tokens, 1, None, false, &mut c);
+            assert!(!c[0].is_finite() && !c[tokens].is_finite(), "{}, {bad} in the only token", kernel.name());
         }
     }
 }
