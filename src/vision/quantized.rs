@@ -224,7 +224,7 @@ pub(super) fn apply(layer: &Linear, exec: &Exec, x: &Quantized, mut y: Destinati
         let packed = block.pack(scratch);
         match (y, to) {
             (Destination::Float(y, then), Target::Float(to)) => block.to_float(&packed, y, to, *then),
-            (Destination::QuantizedGelu(y), Target::Quantized(to)) => block.to_quantized(&packed, exec, y, to),
+            (Destination::QuantizedGelu(y), Target::Quantized(to)) => block.to_quantized(&packed, y, to),
             _ => unreachable!("the target was made for this destination"),
         }
     })
@@ -329,7 +329,7 @@ impl Block<'_> {
         }
     }
 
-    fn to_quantized(&self, packed: &Packed, exec: &Exec, y: &Quantized, to: QuantizedWriter) {
+    fn to_quantized(&self, packed: &Packed, y: &Quantized, to: QuantizedWriter) {
         let group = self.kernel.group();
         for p in 0..y.shape.panels(y.tokens) {
             let width = y.shape.width(y.tokens, p);
@@ -342,7 +342,7 @@ impl Block<'_> {
                         let count = self.kernel.row_block().min(rows - start);
                         self.multiply(packed, p, row + start, count, packed.part.add(start * width), false);
                     }
-                    exec.kernel().gelu(packed.part, rows * width);
+                    self.kernel.gelu(packed.part, rows * width);
                     to.group(y, p, 0, (self.first + row) / group, packed.part, width, width);
                 }
             }

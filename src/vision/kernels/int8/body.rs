@@ -130,6 +130,35 @@ unsafe fn part<Q: Quants, const REST: bool>(
     }
 }
 
+/// See [`super::Int8Kernel::gelu`]. x·Φ(x), where Φ(x) − ½ is x times a polynomial in x², fitted on |x| ≤ 4.5 to the least largest
+/// error in the result; beyond that it is 0 and 1.
+#[inline(always)]
+pub(super) unsafe fn gelu<S: Simd>(data: *mut f32, len: usize) {
+    const END: f32 = 4.5;
+    const Q: [f32; 9] = [
+        3.000_046e-11,
+        -3.283_95e-9,
+        1.580_272e-7,
+        -4.431_716e-6,
+        8.121_01e-5,
+        -1.036_256e-3,
+        9.580_664e-3,
+        -6.597_729e-2,
+        3.987_086e-1,
+    ];
+    for i in (0..len).step_by(S::LANES) {
+        let p = data.add(i);
+        let x = S::load(p);
+        let clipped = S::max(S::min(x, S::splat(END)), S::splat(-END));
+        let square = S::mul(clipped, clipped);
+        let mut q = S::splat(Q[0]);
+        for c in &Q[1..] {
+            q = S::fma(q, square, S::splat(*c));
+        }
+        S::store(p, S::mul(x, S::fma(q, clipped, S::splat(0.5))));
+    }
+}
+
 /// Blocks of weights in a group.
 const BLOCKS: usize = 2;
 /// Lanes of a vector at most.

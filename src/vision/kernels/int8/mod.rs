@@ -223,6 +223,9 @@ pub(crate) trait Int8Kernel: Sync {
     unsafe fn pack(&self, block: &PackBlock);
     /// A product on one panel.
     unsafe fn multiply(&self, tile: &Int8Tile);
+    /// GELU in place on `len` values, a multiple of [`lanes`](Self::lanes): to an error of 6e-5 or of 6e-6 of x, less than what 8 bits show,
+    /// in less than half of the time of the exact one.
+    unsafe fn gelu(&self, data: *mut f32, len: usize);
     /// Attention with 16-bit numbers, where that is faster than in f32.
     fn words(&self) -> Option<&'static dyn WordAttention> {
         None
@@ -298,6 +301,13 @@ macro_rules! int8_kernel {
                     unsafe { body::multiply::<$quants>(tile) }
                 }
                 unsafe { f(tile) }
+            }
+            unsafe fn gelu(&self, data: *mut f32, len: usize) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn f(data: *mut f32, len: usize) {
+                    unsafe { body::gelu::<<$quants as Quants>::S>(data, len) }
+                }
+                unsafe { f(data, len) }
             }
             $(fn words(&self) -> Option<&'static dyn super::WordAttention> {
                 Some($words)

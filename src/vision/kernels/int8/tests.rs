@@ -1,6 +1,6 @@
 //! Every quantised product that this processor can run, against plain arithmetic.
 
-use super::super::tests::{check_attention, Noise};
+use super::super::tests::{check_attention, erfc, Noise};
 use super::*;
 use half::f16;
 
@@ -249,6 +249,28 @@ fn numbers_that_are_not_finite_reach_the_result() {
             product(kernel, &w, 2, &x, tokens, 1, None, false, &mut c);
             assert!(!c[0].is_finite() && !c[tokens].is_finite(), "{}, {bad} in the only token", kernel.name());
         }
+    }
+}
+
+#[test]
+fn gelu_for_eight_bits() {
+    for kernel in available() {
+        let mut x: Vec<f32> = (-24_000..24_000).map(|i| i as f32 / 2000.0).collect();
+        x.extend([0.0, -0.0, 1e-30, -1e-30, 50.0, -50.0, 100.0, -100.0]);
+        x.resize(x.len().next_multiple_of(16), 1.0);
+        let mut y = x.clone();
+        // SAFETY: the length is a multiple of every vector length.
+        unsafe { kernel.gelu(y.as_mut_ptr(), y.len()) };
+        for (&x, &y) in x.iter().zip(&y) {
+            let half_erfc = erfc(f64::from(x).abs() / 2f64.sqrt()) / 2.0;
+            let phi = if x > 0.0 { 1.0 - half_erfc } else { half_erfc };
+            let error = f64::from(y) - f64::from(x) * phi;
+            assert!(error.abs() <= 6e-6 * f64::from(x).abs().max(10.0), "{}: gelu({x}) = {y}", kernel.name());
+        }
+        let mut bad = vec![f32::NAN; kernel.lanes()];
+        // SAFETY: as above.
+        unsafe { kernel.gelu(bad.as_mut_ptr(), bad.len()) };
+        assert!(bad.iter().all(|y| y.is_nan()), "{}", kernel.name());
     }
 }
 
