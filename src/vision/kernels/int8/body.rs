@@ -304,12 +304,55 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
     }
 }
 
+/// Blocks of memory that are fetched to the second-level cache, some lines at a time.
+struct Ahead {
+    at: *const u8,
+    /// Lines of a block, and those that are left of this one.
+    lines: usize,
+    left: usize,
+    /// Bytes from a block's end to the next one.
+    gap: usize,
+    /// Blocks left behind this one.
+    blocks: usize,
+    /// Lines at a time.
+    share: usize,
+}
+
+const LINE: usize = 64;
+
+impl Ahead {
+    /// `blocks` blocks of `bytes` bytes that are `step` bytes apart, in `times` shares.
+    #[inline(always)]
+    fn new(at: *const u8, bytes: usize, step: usize, blocks: usize, times: usize) -> Ahead {
+        let lines = bytes / LINE;
+        Ahead { at, lines, left: 0, gap: step - bytes, blocks, share: (lines * blocks).div_ceil(times) }
+    }
+
+    /// The next share.
+    #[inline(always)]
+    fn fetch(&mut self) {
+        for _ in 0..self.share {
+            if self.left == 0 {
+                if self.blocks == 0 {
+                    return;
+                }
+                self.blocks -= 1;
+                self.left = self.lines;
+            }
+            fetch_to_second_level(self.at, LINE);
+            self.left -= 1;
+            let gap = if self.left == 0 { self.gap } else { 0 };
+            self.at = self.at.wrapping_add(LINE + gap);
+        }
+    }
+}
+
 /// See [`super::Int8Kernel::multiply`].
 #[inline(always)]
 pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
     /// `groups` groups from `g` on.
     #[inline(always)]
-    unsafe fn part<D: Products, const N: usize>(t: &Int8Tile, g: usize, groups: usize, part: Part) {
+    unsafe fn part<D: Products, const N: usize>(t: &Int8Tile, g: usize, groups: usize, part: Part, mut ahead: Ahead) {
         let width = N * D::S::LANES;
         let Some(Operands { x, w, w_scales }) = operands::<D>(t, g, part) else { return };
         let first = g == 0 && part == Part::Both;
@@ -321,6 +364,7 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
                     let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
                     let w = w.add(r * D::GROUP * D::VALUE_BYTES);
                     let operands = Operands { x, w, w_scales: w_scales.add(r) };
+                    ahead.fetch();
                     tile::<D, $rows, N>(t, operands, groups, t.c.add(r * width), bias, load);
                     r += $rows;
                 }
@@ -339,17 +383,17 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
     }
     #[inline(always)]
     unsafe fn f<D: Products, const N: usize>(t: &Int8Tile) {
+        let bytes = part_bytes::<D>() * N * D::S::LANES;
+        let rows = if D::ROWS == 12 { 12 / N } else { D::ROWS };
         for g in (0..t.groups).step_by(D::GROUPS) {
             let end = t.groups.min(g + D::GROUPS);
+            let next = t.groups.min(end + D::GROUPS) - end;
             // Second parts, which lie between, are mostly unused.
-            let bytes = part_bytes::<D>() * N * D::S::LANES;
-            for ahead in end..t.groups.min(end + D::GROUPS) {
-                fetch_to_second_level(t.x.add(2 * ahead * bytes), bytes);
-            }
-            part::<D, N>(t, g, end - g, Part::Both);
+            let ahead = Ahead::new(t.x.add(2 * end * bytes), bytes, 2 * bytes, next, t.rows.div_ceil(rows));
+            part::<D, N>(t, g, end - g, Part::Both, ahead);
         }
         for (g, rest) in PARTS[1..].iter().flat_map(|&rest| (0..t.groups).map(move |g| (g, rest))) {
-            part::<D, N>(t, g, 1, rest);
+            part::<D, N>(t, g, 1, rest, Ahead::new(t.x, 0, 0, 0, 1));
         }
     }
     if t.tokens == 1 && D::single(t) {
