@@ -178,8 +178,15 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
         for first in (0..blocks).step_by(BLOCKS * Q::S::LANES) {
             let count = (blocks - first).min(BLOCKS * Q::S::LANES);
             let mut factors = [[0u16; MOST_LANES]; BLOCKS];
-            for i in 0..count {
-                factors[i % BLOCKS][i / BLOCKS] = read_u16(row.add((first + i) * Q8_0_BYTES));
+            let mut at = row.add(first * Q8_0_BYTES);
+            for i in 0..count / BLOCKS {
+                factors[0][i] = read_u16(at);
+                factors[1][i] = read_u16(at.add(Q8_0_BYTES));
+                // Hidden from the compiler, which would compute all addresses beforehand, in vectors.
+                at = std::hint::black_box(at).add(BLOCKS * Q8_0_BYTES);
+            }
+            if count % BLOCKS > 0 {
+                factors[0][count / BLOCKS] = read_u16(at);
             }
             let (scales, ratios) = group_scales::<Q::S>(&factors);
             for i in 0..count.div_ceil(BLOCKS) {
