@@ -5,7 +5,7 @@
 #[inline(always)]
 pub(crate) fn fetch<T>(p: *const T, bytes: usize) {
     use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-    for line in (0..bytes).step_by(64) {
+    for line in (0..bytes).step_by(LINE) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_byte_add(line).cast()) };
     }
@@ -16,7 +16,7 @@ pub(crate) fn fetch<T>(p: *const T, bytes: usize) {
 #[inline(always)]
 pub(crate) fn fetch_to_second_level<T>(p: *const T, bytes: usize) {
     use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
-    for line in (0..bytes).step_by(64) {
+    for line in (0..bytes).step_by(LINE) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_byte_add(line).cast()) };
     }
@@ -31,3 +31,47 @@ pub(crate) fn fetch<T>(_p: *const T, _bytes: usize) {}
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(crate) fn fetch_to_second_level<T>(_p: *const T, _bytes: usize) {}
+
+/// Bytes of a cache line, where hints are given.
+const LINE: usize = 64;
+
+/// Blocks of memory that are fetched to the second-level cache in shares, so that hints do not wait for each other.
+pub(crate) struct Shares {
+    at: *const u8,
+    /// Lines of a block, and those that are left of this one.
+    lines: usize,
+    left: usize,
+    /// Bytes from a block's last line to the next block.
+    gap: usize,
+    /// Blocks left behind this one.
+    blocks: usize,
+    /// Lines at a time.
+    share: usize,
+}
+
+impl Shares {
+    /// `blocks` blocks of `bytes` bytes, from one to the next `step` bytes, in `times` shares.
+    #[inline(always)]
+    pub(crate) fn new(at: *const u8, bytes: usize, step: usize, blocks: usize, times: usize) -> Shares {
+        let lines = bytes / LINE;
+        Shares { at, lines, left: 0, gap: step - lines * LINE, blocks, share: (lines * blocks).div_ceil(times) }
+    }
+
+    /// The next share.
+    #[inline(always)]
+    pub(crate) fn fetch(&mut self) {
+        for _ in 0..self.share {
+            if self.left == 0 {
+                if self.blocks == 0 {
+                    return;
+                }
+                self.blocks -= 1;
+                self.left = self.lines;
+            }
+            fetch_to_second_level(self.at, LINE);
+            self.left -= 1;
+            let gap = if self.left == 0 { self.gap } else { 0 };
+            self.at = self.at.wrapping_add(LINE + gap);
+        }
+    }
+}

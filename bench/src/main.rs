@@ -76,7 +76,7 @@ struct Options {
     /// Draw a plot here.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Replace the measured part of this document.
+    /// Replace the measured part of this document, and draw a plot beside it: the same name, ending in .svg.
     #[arg(long, value_name = "FILE")]
     doc: Option<PathBuf>,
     /// Measure nothing: tell what an earlier run wrote with --json.
@@ -126,6 +126,7 @@ fn run(options: &Options) -> Result<()> {
     let text = table::text(&report);
     if let (Some(path), Some(document)) = (&options.doc, &document) {
         write(path, &document::with_measured(document, &text)?)?;
+        write(&path.with_extension("svg"), &svg::draw(&report))?;
     }
     // A reader that has gone away (`| head`) is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());

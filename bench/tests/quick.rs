@@ -28,7 +28,7 @@ fn succeeded(output: &Output) -> String {
 fn everything_is_measured_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (json, svg, doc) = (file("r.json"), file("r.svg"), file("r.md"));
+    let (json, svg, doc) = (file("r.json"), file("r.svg"), file("speed.md"));
     std::fs::write(&doc, "# Speed\n<!-- measured: begin -->\nold\n<!-- measured: end -->\n").unwrap();
     let native = env!("CARGO_BIN_EXE_tinygptv-bench");
     let all = ["--native", native, "--json", &json, "--svg", &svg, "--doc", &doc];
@@ -70,6 +70,7 @@ fn everything_is_measured_and_told() {
 
     assert!(printed.contains("decode, tokens/s") && printed.contains("No such file"));
     let document = std::fs::read_to_string(&doc).unwrap();
+    assert_eq!(std::fs::read(file("speed.svg")).unwrap(), std::fs::read(&svg).unwrap(), "the document's plot");
     assert!(document.contains(printed.trim()) && !document.contains("old"));
     assert!(std::fs::read_to_string(&svg).unwrap().contains("decode, tokens/s"));
 

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
 
 impl Integers for Avx2 {
     type I = __m256i;

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::{body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
 
 impl Integers for Avx512 {
     type I = __m512i;

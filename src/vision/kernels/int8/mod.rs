@@ -14,9 +14,11 @@
 //! Behind a part's values are its scales, one a token, and behind them, where an instruction set needs it, a correction, one a
 //! token. The second part always has room; its scales are zero where it is not used.
 //!
-//! [`Quants`] and [`Dot`] or [`Products`] are what an instruction set provides, [`body`] holds the algorithms written over them.
+//! [`Quants`] and [`Dot`] or [`Products`] are what an instruction set provides; [`rounding`] and [`products`] hold the algorithms
+//! written over them.
 
-mod body;
+mod products;
+mod rounding;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -245,7 +247,7 @@ pub(crate) trait WordAttention: Sync {
     unsafe fn attend(&self, tile: &AttentionTile);
 }
 
-/// Compiles [`body`] for `$quants` with the given target features as `$kernel`.
+/// Compiles [`rounding`] and [`products`] for `$quants` with the given target features as `$kernel`.
 macro_rules! int8_kernel {
     ($kernel:ident, $quants:ty, $name:expr, rows $group:expr, $block:expr $(, words $words:expr)? $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
@@ -270,7 +272,7 @@ macro_rules! int8_kernel {
                 <$quants as Quants>::VALUE_BYTES
             }
             fn token_bytes(&self) -> usize {
-                2 * body::part_bytes::<$quants>()
+                2 * super::rounding::part_bytes::<$quants>()
             }
             fn token_step(&self) -> usize {
                 <$quants as Quants>::RUN * <$quants as Quants>::VALUE_BYTES
@@ -284,28 +286,28 @@ macro_rules! int8_kernel {
             unsafe fn quantize(&self, group: &QuantizeGroup) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(group: &QuantizeGroup) {
-                    unsafe { body::quantize::<$quants>(group) }
+                    unsafe { super::rounding::quantize::<$quants>(group) }
                 }
                 unsafe { f(group) }
             }
             unsafe fn pack(&self, block: &PackBlock) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(block: &PackBlock) {
-                    unsafe { body::pack::<$quants>(block) }
+                    unsafe { super::rounding::pack::<$quants>(block) }
                 }
                 unsafe { f(block) }
             }
             unsafe fn multiply(&self, tile: &Int8Tile) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(tile: &Int8Tile) {
-                    unsafe { body::multiply::<$quants>(tile) }
+                    unsafe { super::products::multiply::<$quants>(tile) }
                 }
                 unsafe { f(tile) }
             }
             unsafe fn gelu(&self, data: *mut f32, len: usize) {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn f(data: *mut f32, len: usize) {
-                    unsafe { body::gelu::<<$quants as Quants>::S>(data, len) }
+                    unsafe { super::rounding::gelu::<<$quants as Quants>::S>(data, len) }
                 }
                 unsafe { f(data, len) }
             }

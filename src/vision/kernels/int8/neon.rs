@@ -6,9 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::super::neon::Neon;
-use super::{
-    body, int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum,
-};
+use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum};
 
 impl Integers for Neon {
     type I = int32x4_t;

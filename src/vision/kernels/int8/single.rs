@@ -7,7 +7,8 @@
 use std::arch::x86_64::*;
 
 use super::avx512::Vnni;
-use super::body::{operands, part_bytes, Operands, PARTS};
+use super::products::{operands, Operands, PARTS};
+use super::rounding::part_bytes;
 use super::{Int8Tile, Quants};
 
 const GROUP: usize = Vnni::GROUP;
