@@ -133,11 +133,13 @@ impl<'a> Ours<'a> {
 
     fn encode(&mut self, side: u32) -> Result<Figures> {
         let image = self.picture()?;
+        let file = self.options.vision.iter().find(|(s, _)| *s == side);
+        let (_, path) = file.with_context(|| format!("there is no vision file for {side} pixels"))?;
+        // Peers fill memory with weights of their own meanwhile, and the system drops pages of files for them.
+        std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())?;
         let encoder = match &mut self.encoder {
             Some((known, encoder)) if *known == side => encoder,
             slot => {
-                let file = self.options.vision.iter().find(|(s, _)| *s == side);
-                let (_, path) = file.with_context(|| format!("there is no vision file for {side} pixels"))?;
                 let pool = Arc::new(ThreadPool::new(self.options.threads));
                 &mut slot.insert((side, VisionEncoder::load(&Gguf::open(path)?, pool)?)).1
             }
