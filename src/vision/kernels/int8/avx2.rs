@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles};
 
 impl Integers for Avx2 {
     type I = __m256i;
@@ -68,9 +68,12 @@ impl Quants for AvxVnni {
     }
 }
 
+impl Tiles for AvxVnni {
+    const ROWS: usize = 6;
+}
+
 impl Dot for AvxVnni {
     type X = __m256i;
-    const ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m256i {
@@ -105,9 +108,12 @@ impl Quants for Pairs {
     }
 }
 
+impl Tiles for Pairs {
+    const ROWS: usize = 4;
+}
+
 impl Dot for Pairs {
     type X = [__m256i; 2];
-    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> [__m256i; 2] {

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles};
 
 impl Integers for Avx512 {
     type I = __m512i;
@@ -66,8 +66,7 @@ impl Quants for Vnni {
     }
 }
 
-impl Dot for Vnni {
-    type X = __m512i;
+impl Tiles for Vnni {
     const ROWS: usize = 12;
     const GROUPS: usize = 4;
 
@@ -76,6 +75,11 @@ impl Dot for Vnni {
         super::single::multiply(t);
         true
     }
+}
+
+impl Dot for Vnni {
+    type X = __m512i;
+
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> __m512i {
         _mm512_loadu_si512(p.cast())
@@ -86,4 +90,5 @@ impl Dot for Vnni {
     }
 }
 
+// Results are read and written once for four groups, so that the second-level cache is near enough for them.
 int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 12, 1020, words &super::words::VnniWords, "avx512f,avx512bw,avx512vnni");

@@ -14,7 +14,7 @@
 //! Behind a part's values are its scales, one a token, and behind them, where an instruction set needs it, a correction, one a
 //! token. The second part always has room; its scales are zero where it is not used.
 //!
-//! [`Quants`] and [`Dot`] or [`Products`] are what an instruction set provides; [`rounding`] and [`products`] hold the algorithms
+//! [`Quants`], [`Tiles`], and [`Dot`] or [`Products`] are what an instruction set provides; [`rounding`] and [`products`] hold the algorithms
 //! written over them.
 
 mod products;
@@ -75,11 +75,11 @@ trait Quants: 'static {
 /// Sums of an instruction set's products.
 type Sum<Q> = <<Q as Quants>::S as Integers>::I;
 
-/// Products of an instruction set.
+/// How an instruction set's registers are used.
 ///
 /// # Safety
 /// As for [`Simd`].
-trait Products: Quants {
+trait Tiles: Quants {
     /// Weight rows in a register tile: 6 or 4; or 12, of which a tile of `N` vectors has `12 / N`.
     const ROWS: usize;
     /// Groups whose scaled sums a register tile adds up before they go to memory: more than 1 only where registers hold twice
@@ -91,7 +91,13 @@ trait Products: Quants {
     unsafe fn single(_: &Int8Tile) -> bool {
         false
     }
+}
 
+/// Products of an instruction set.
+///
+/// # Safety
+/// As for [`Simd`].
+trait Products: Tiles {
     /// Sums of the products of `R` rows of a group's weights with `N` vectors of its activations, from `start` on.
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
@@ -104,21 +110,9 @@ trait Products: Quants {
 ///
 /// # Safety
 /// As for [`Simd`].
-trait Dot: Quants {
+trait Dot: Tiles {
     /// Four features of `LANES` tokens.
     type X: Copy;
-    /// Weight rows in a register tile: 6 or 4; or 12, of which a tile of `N` vectors has `12 / N`.
-    const ROWS: usize;
-    /// Groups whose scaled sums a register tile adds up before they go to memory: more than 1 only where registers hold twice
-    /// as many sums.
-    const GROUPS: usize = 1;
-
-    /// Multiplies a panel of a single token, if there is a faster way than as one of many.
-    #[inline(always)]
-    unsafe fn single(_: &Int8Tile) -> bool {
-        false
-    }
-
     unsafe fn load_x(p: *const u8) -> Self::X;
     /// Adds the products of four features with the four weights at `w`.
     unsafe fn dot(sums: Sum<Self>, x: Self::X, w: *const u8) -> Sum<Self>;

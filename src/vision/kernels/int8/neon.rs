@@ -64,9 +64,12 @@ impl Quants for Dotprod {
     }
 }
 
+impl Tiles for Dotprod {
+    const ROWS: usize = 4;
+}
+
 impl Dot for Dotprod {
     type X = int8x16_t;
-    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn load_x(p: *const u8) -> int8x16_t {
@@ -116,9 +119,11 @@ unsafe fn two_by_two(sums: int32x4_t, rows: int8x16_t, tokens: int8x16_t) -> int
     sums
 }
 
-impl Products for Matrices {
+impl Tiles for Matrices {
     const ROWS: usize = 4;
+}
 
+impl Products for Matrices {
     #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,

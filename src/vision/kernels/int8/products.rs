@@ -52,14 +52,6 @@ unsafe fn any_scale(scales: *const f32, tokens: usize) -> bool {
 }
 
 impl<D: Dot> Products for D {
-    const ROWS: usize = <D as Dot>::ROWS;
-    const GROUPS: usize = <D as Dot>::GROUPS;
-
-    #[inline(always)]
-    unsafe fn single(t: &Int8Tile) -> bool {
-        <D as Dot>::single(t)
-    }
-
     #[inline(always)]
     unsafe fn products<const R: usize, const N: usize>(
         w: *const u8,
@@ -131,7 +123,7 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
     }
 }
 
-/// Weight rows in a register tile of so many vectors; see [`Products::ROWS`].
+/// Weight rows in a register tile of so many vectors; see [`super::Tiles::ROWS`].
 const fn rows_of(rows: usize, vectors: usize) -> usize {
     if rows == 12 {
         12 / vectors

@@ -134,13 +134,14 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
             let count = (blocks - first).min(BLOCKS * Q::S::LANES);
             let mut factors = [[0u16; MOST_LANES]; BLOCKS];
             let mut at = row.add(first * Q8_0_BYTES);
-            for i in 0..count / BLOCKS {
-                factors[0][i] = read_u16(at);
-                factors[1][i] = read_u16(at.add(Q8_0_BYTES));
+            let [firsts, seconds] = &mut factors;
+            for (a, b) in firsts.iter_mut().zip(seconds).take(count / BLOCKS) {
+                *a = read_u16(at);
+                *b = read_u16(at.add(Q8_0_BYTES));
                 // Hidden from the compiler, which would compute all addresses beforehand, in vectors.
                 at = std::hint::black_box(at).add(BLOCKS * Q8_0_BYTES);
             }
-            if count % BLOCKS > 0 {
+            if !count.is_multiple_of(BLOCKS) {
                 factors[0][count / BLOCKS] = read_u16(at);
             }
             let (scales, ratios) = group_scales::<Q::S>(&factors);
