@@ -6,7 +6,9 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::super::neon::Neon;
-use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum};
+use super::{
+    int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum, Tiles,
+};
 
 impl Integers for Neon {
     type I = int32x4_t;
