@@ -1,5 +1,8 @@
 //! Hints to the processor of what memory is needed soon. There need not be any memory: a hint never fails.
 
+/// Bytes of a cache line, where hints are given.
+const LINE: usize = 64;
+
 /// Fetches bytes to the first-level cache.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
@@ -31,9 +34,6 @@ pub(crate) fn fetch<T>(_p: *const T, _bytes: usize) {}
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(crate) fn fetch_to_second_level<T>(_p: *const T, _bytes: usize) {}
-
-/// Bytes of a cache line, where hints are given.
-const LINE: usize = 64;
 
 /// Blocks of memory that are fetched to the second-level cache in shares, so that hints do not wait for each other.
 pub(crate) struct Shares {

@@ -127,5 +127,5 @@ impl Dot for Pairs {
     }
 }
 
-int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", rows 6, 192, "avx2,fma,f16c,avxvnni");
-int8_kernel!(PairsKernel, Pairs, "AVX2", rows 4, 192, "avx2,fma,f16c");
+int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", 192, "avx2,fma,f16c,avxvnni");
+int8_kernel!(PairsKernel, Pairs, "AVX2", 192, "avx2,fma,f16c");

@@ -91,4 +91,4 @@ impl Dot for Vnni {
 }
 
 // Results are read and written once for four groups, so that the second-level cache is near enough for them.
-int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", rows 12, 1020, words &super::words::VnniWords, "avx512f,avx512bw,avx512vnni");
+int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", 1020, words & super::words::VnniWords, "avx512f,avx512bw,avx512vnni");

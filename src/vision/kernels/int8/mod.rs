@@ -243,7 +243,7 @@ pub(crate) trait WordAttention: Sync {
 
 /// Compiles [`rounding`] and [`products`] for `$quants` with the given target features as `$kernel`.
 macro_rules! int8_kernel {
-    ($kernel:ident, $quants:ty, $name:expr, rows $group:expr, $block:expr $(, words $words:expr)? $(, $features:literal)?) => {
+    ($kernel:ident, $quants:ty, $name:expr, $block:expr $(, words $words:expr)? $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
@@ -272,7 +272,7 @@ macro_rules! int8_kernel {
                 <$quants as Quants>::RUN * <$quants as Quants>::VALUE_BYTES
             }
             fn row_group(&self) -> usize {
-                $group
+                <$quants as super::Tiles>::ROWS
             }
             fn row_block(&self) -> usize {
                 $block

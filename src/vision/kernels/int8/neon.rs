@@ -159,5 +159,5 @@ impl Products for Matrices {
     }
 }
 
-int8_kernel!(DotprodKernel, Dotprod, "NEON dotprod", rows 4, 96, "neon,dotprod");
-int8_kernel!(MatricesKernel, Matrices, "NEON i8mm", rows 4, 96, "neon,i8mm");
+int8_kernel!(DotprodKernel, Dotprod, "NEON dotprod", 96, "neon,dotprod");
+int8_kernel!(MatricesKernel, Matrices, "NEON i8mm", 96, "neon,i8mm");

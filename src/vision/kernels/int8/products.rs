@@ -169,12 +169,12 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
     #[inline(always)]
     unsafe fn f<D: Products, const N: usize>(t: &Int8Tile) {
         let bytes = part_bytes::<D>() * N * D::S::LANES;
-        let tiles = |rows: usize| rows.div_ceil(rows_of(D::ROWS, N));
+        let tiles = t.rows.div_ceil(rows_of(D::ROWS, N));
         for g in (0..t.groups).step_by(D::GROUPS) {
             let end = t.groups.min(g + D::GROUPS);
             let next = t.groups.min(end + D::GROUPS) - end;
             // Second parts, which lie between, are mostly unused.
-            let ahead = Shares::new(t.x.add(2 * end * bytes), bytes, 2 * bytes, next, tiles(t.rows));
+            let ahead = Shares::new(t.x.add(2 * end * bytes), bytes, 2 * bytes, next, tiles);
             part::<D, N>(t, g, end - g, Part::Both, ahead);
         }
         for (g, rest) in PARTS[1..].iter().flat_map(|&rest| (0..t.groups).map(move |g| (g, rest))) {

@@ -17,6 +17,11 @@ const OUTLIER: f32 = 16.0;
 /// Steps of the second part in one of the first.
 const FINER: f32 = 254.0;
 
+#[inline(always)]
+unsafe fn magnitude<S: Simd>(v: S::V) -> S::V {
+    S::max(v, S::sub(S::splat(0.0), v))
+}
+
 /// See [`super::Int8Kernel::quantize`]. The scale takes the largest magnitude to 127; numbers that are not finite make it NaN.
 #[inline(always)]
 pub(super) unsafe fn quantize<Q: Quants>(t: &QuantizeGroup) {
@@ -27,9 +32,8 @@ pub(super) unsafe fn quantize<Q: Quants>(t: &QuantizeGroup) {
         let (mut peak, mut total) = (zero, zero);
         for f in 0..t.features {
             let v = Q::S::load(t.src.add(f * t.stride + n * lanes));
-            let magnitude = Q::S::max(v, Q::S::sub(zero, v));
-            peak = Q::S::max(magnitude, peak);
-            total = Q::S::add(total, magnitude);
+            peak = Q::S::max(magnitude::<Q::S>(v), peak);
+            total = Q::S::add(total, magnitude::<Q::S>(v));
         }
         let scale = Q::S::mul(peak, Q::S::splat(1.0 / 127.0));
         let scale = Q::S::fma(total, zero, scale);
@@ -176,8 +180,7 @@ unsafe fn group_scales<S: Integers>(
 ) -> ([f32; MOST_LANES], [[i32; MOST_LANES]; BLOCKS]) {
     let zero = S::splat(0.0);
     let [a, b] = [S::load_f16(factors[0].as_ptr().cast()), S::load_f16(factors[1].as_ptr().cast())];
-    let magnitude = |v| S::max(v, S::sub(zero, v));
-    let scale = S::max(magnitude(a), magnitude(b));
+    let scale = S::max(magnitude::<S>(a), magnitude::<S>(b));
     let poison = S::fma(a, zero, S::mul(b, zero));
     let inverse = S::div(S::splat(32767.0), scale);
     let (mut scales, mut ratios) = ([0f32; MOST_LANES], [[0i32; MOST_LANES]; BLOCKS]);
