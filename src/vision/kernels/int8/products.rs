@@ -88,14 +88,26 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
 ) {
     let lanes = D::S::LANES;
     let values = D::GROUP * N * lanes * D::VALUE_BYTES;
-    let mut totals = [[D::S::splat(0.0); N]; R];
-    for (r, totals) in totals.iter_mut().enumerate() {
+    // What the sums are added to; a vector at a time.
+    let before = |r: usize, n: usize| {
         let start = if bias.is_null() { D::S::splat(0.0) } else { D::S::splat(*bias.add(r)) };
-        for (n, total) in totals.iter_mut().enumerate() {
-            *total = if load { D::S::add(D::S::load(c.add((r * N + n) * lanes)), start) } else { start };
+        if load {
+            D::S::add(D::S::load(c.add((r * N + n) * lanes)), start)
+        } else {
+            start
+        }
+    };
+    let mut totals = [[D::S::splat(0.0); N]; R];
+    // Registers that hold one group's sums alone have no room for this beside them.
+    let late = D::GROUPS == 1;
+    if !late {
+        for (r, totals) in totals.iter_mut().enumerate() {
+            for (n, total) in totals.iter_mut().enumerate() {
+                *total = before(r, n);
+            }
         }
     }
-    for g in 0..groups {
+    for g in 0..if late { 1 } else { groups } {
         let x = x.add(2 * g * part_bytes::<D>() * N * lanes);
         let w = w.add(g * t.packed_rows * D::GROUP * D::VALUE_BYTES);
         let w_scales = w_scales.add(g * t.packed_rows);
@@ -112,7 +124,8 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
             let w_scale = D::S::splat(*w_scales.add(r));
             for (n, (sum, total)) in sums.iter().zip(totals).enumerate() {
                 let scale = D::S::mul(w_scale, D::S::load(scales.add(n * lanes)));
-                *total = D::S::fma(D::S::to_f32(*sum), scale, *total);
+                let so_far = if late { before(r, n) } else { *total };
+                *total = D::S::fma(D::S::to_f32(*sum), scale, so_far);
             }
         }
     }
