@@ -169,7 +169,7 @@ impl Scratch {
         let groups = inputs.div_ceil(kernel.group());
         // An odd number, so that a row's groups do not share the few places that a cache has for addresses a power of two apart.
         let rows = rows | 1;
-        let weights = groups * kernel.group() * kernel.value_bytes() / 4 * rows;
+        let weights = groups * kernel.row_bytes() / 4 * rows;
         // Cache lines stay whole.
         Scratch { groups, rows, weights, scales: (groups * rows).next_multiple_of(16) }
     }
@@ -181,7 +181,7 @@ impl Scratch {
 
 /// Rows of a task at most: a multiple of `step`, at least one of it.
 fn most_rows(kernel: &dyn Int8Kernel, inputs: usize, step: usize) -> usize {
-    let row = inputs.next_multiple_of(kernel.group()) * kernel.value_bytes();
+    let row = inputs.div_ceil(kernel.group()) * kernel.row_bytes();
     (PACKED_BYTES / row / step).max(1) * step
 }
 
@@ -297,7 +297,7 @@ impl Block<'_> {
     /// # Safety
     /// `c` must be valid for these rows of a panel, and no other task may have them.
     unsafe fn multiply(&self, packed: &Packed, p: usize, row: usize, rows: usize, c: *mut f32, accumulate: bool) {
-        let row_floats = self.kernel.group() * self.kernel.value_bytes() / 4;
+        let row_floats = self.kernel.row_bytes() / 4;
         // SAFETY: the packed block has these rows, the layer a bias for each (or none), `x` this panel; `c` is the caller's.
         unsafe {
             self.kernel.multiply(&Int8Tile {

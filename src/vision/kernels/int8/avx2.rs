@@ -1,10 +1,13 @@
-//! AVX-VNNI, and AVX2 without it, where 16-bit pairs are multiplied: `vpmaddubsw` would saturate.
+//! AVX-VNNI, and AVX2 without it.
 #![allow(unsafe_op_in_unsafe_fn)] // each method is one intrinsic or a few; their contract is `Dot`'s
 
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles};
+use super::{
+    int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd,
+    Tiles,
+};
 
 impl Integers for Avx2 {
     type I = __m256i;
@@ -24,6 +27,11 @@ impl Integers for Avx2 {
 }
 
 struct AvxVnni;
+
+/// Winograd's inner product (A New Algorithm for Inner Product, IEEE Transactions on Computers C-17, 1968): for each two features
+/// side by side, x₀·w₀ + x₁·w₁ = (x₀ + w₁)·(x₁ + w₀) − x₀·x₁ − w₀·w₁. One product and two sums do for two products, and what is
+/// taken away again is known for each token and for each row. Numbers have 16 bits: `vpmaddubsw`, which multiplies 8, would
+/// saturate. Processors without VNNI add more vectors a cycle than they multiply.
 struct Pairs;
 
 /// See [`Quants::rescale`]: two halves of 16-bit numbers.
@@ -47,7 +55,7 @@ impl Quants for AvxVnni {
     type S = Avx2;
     const GROUP: usize = 64;
     const VALUE_BYTES: usize = 1;
-    const OFFSET: bool = true;
+    const CORRECTION: Correction = Correction::Offset;
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, features: [__m256; 4]) {
@@ -89,22 +97,37 @@ impl Quants for Pairs {
     type S = Avx2;
     const GROUP: usize = 64;
     const VALUE_BYTES: usize = 2;
-    const OFFSET: bool = false;
+    const ROW_BYTES: usize = Self::GROUP * Self::VALUE_BYTES + 4;
+    const CORRECTION: Correction = Correction::Pairs;
 
     #[inline(always)]
-    unsafe fn store_x(p: *mut u8, features: [__m256; 4]) {
+    unsafe fn store_x(p: *mut u8, [a, b, c, d]: [__m256; 4]) {
         let pair = |a: __m256, b: __m256| {
             let low = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff));
             _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b)))
         };
-        _mm256_storeu_si256(p.cast(), pair(features[0], features[1]));
-        _mm256_storeu_si256(p.add(32).cast(), pair(features[2], features[3]));
+        _mm256_storeu_si256(p.cast(), pair(a, c));
+        _mm256_storeu_si256(p.add(32).cast(), pair(b, d));
     }
     #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
+        // b, d, a, c.
+        let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 6, 7, 0, 1, 4, 5, 10, 11, 14, 15, 8, 9, 12, 13));
         for (i, half) in rescaled::<REST>(src, ratio).into_iter().enumerate() {
-            _mm256_storeu_si256(out.add(32 * i).cast(), half);
+            _mm256_storeu_si256(out.add(32 * i).cast(), _mm256_shuffle_epi8(half, order));
         }
+    }
+    #[inline(always)]
+    unsafe fn finish_row(row: *mut u8) {
+        let mut sum = _mm256_setzero_si256();
+        for i in 0..Self::GROUP / 16 {
+            let w = _mm256_loadu_si256(row.add(32 * i).cast());
+            // b·a + d·c in every other lane.
+            sum = _mm256_sub_epi32(sum, _mm256_madd_epi16(w, _mm256_srli_epi64::<32>(w)));
+        }
+        let half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+        let whole = _mm_cvtsi128_si32(half) + _mm_extract_epi32::<2>(half);
+        row.add(Self::GROUP * Self::VALUE_BYTES).cast::<i32>().write_unaligned(whole);
     }
 }
 
@@ -112,18 +135,37 @@ impl Tiles for Pairs {
     const ROWS: usize = 4;
 }
 
-impl Dot for Pairs {
-    type X = [__m256i; 2];
-
+impl Products for Pairs {
     #[inline(always)]
-    unsafe fn load_x(p: *const u8) -> [__m256i; 2] {
-        [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
-    }
-    #[inline(always)]
-    unsafe fn dot(sums: __m256i, x: [__m256i; 2], w: *const u8) -> __m256i {
-        let pair = |i: usize| _mm256_set1_epi32(w.cast::<i32>().wrapping_add(i).read_unaligned());
-        let sums = _mm256_add_epi32(sums, _mm256_madd_epi16(x[0], pair(0)));
-        _mm256_add_epi32(sums, _mm256_madd_epi16(x[1], pair(1)))
+    unsafe fn products<const R: usize, const N: usize>(
+        w: *const u8,
+        x: *const u8,
+        start: [__m256i; N],
+    ) -> [[__m256i; N]; R] {
+        let word =
+            |r: usize, i: usize| _mm256_set1_epi32(w.add(r * Self::ROW_BYTES + i * 4).cast::<i32>().read_unaligned());
+        let mut sums = [start; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let correction = word(r, Self::GROUP / 2);
+            for sum in sums {
+                *sum = _mm256_add_epi32(*sum, correction);
+            }
+        }
+        for k in (0..Self::GROUP).step_by(4) {
+            let load = |n: usize, i: usize| _mm256_loadu_si256(x.add((k * N + n * 4) * 16 + i * 32).cast());
+            let mut xs = [[_mm256_setzero_si256(); 2]; N];
+            for (n, x) in xs.iter_mut().enumerate() {
+                *x = [load(n, 0), load(n, 1)];
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let (bd, ac) = (word(r, k / 2), word(r, k / 2 + 1));
+                for (sum, x) in sums.iter_mut().zip(xs) {
+                    let products = _mm256_madd_epi16(_mm256_add_epi16(x[0], bd), _mm256_add_epi16(x[1], ac));
+                    *sum = _mm256_add_epi32(*sum, products);
+                }
+            }
+        }
+        sums
     }
 }
 

@@ -4,7 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::{int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles};
+use super::{
+    int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles,
+};
 
 impl Integers for Avx512 {
     type I = __m512i;
@@ -54,7 +56,7 @@ impl Quants for Vnni {
     type S = Avx512;
     const GROUP: usize = 64;
     const VALUE_BYTES: usize = 1;
-    const OFFSET: bool = true;
+    const CORRECTION: Correction = Correction::Offset;
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, features: [__m512; 4]) {

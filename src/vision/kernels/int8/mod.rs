@@ -62,14 +62,29 @@ trait Quants: 'static {
     const VALUE_BYTES: usize;
     /// Features of a token that lie side by side: 4 or 8.
     const RUN: usize = 4;
-    /// Whether weights are stored plus 128, as unsigned numbers. Sums then start at −128 times the group's sum of
-    /// activations, the correction.
-    const OFFSET: bool;
+    /// Bytes that a group of weights of a row takes when packed: the numbers, and what [`finish_row`](Self::finish_row) adds.
+    const ROW_BYTES: usize = Self::GROUP * Self::VALUE_BYTES;
+    /// What a group's sums start at for each token.
+    const CORRECTION: Correction;
 
     /// Rounds four features of `LANES` tokens, all in −127…127, and stores them token by token, a run from one to the next.
     unsafe fn store_x(p: *mut u8, features: [<Self::S as Simd>::V; 4]);
     /// Stores 32 weights, multiplied by `ratio` / 2^15 and rounded, or with `REST` what rounding left, times 254.
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8);
+    /// Completes a row's group of weights, which [`rescale`](Self::rescale) has stored at `row`.
+    #[inline(always)]
+    unsafe fn finish_row(_row: *mut u8) {}
+}
+
+/// What a group's sums start at, and why.
+#[derive(Clone, Copy, PartialEq)]
+enum Correction {
+    /// Zero.
+    None,
+    /// −128 times the sum of the activations: weights are stored plus 128, as unsigned numbers.
+    Offset,
+    /// The negative sum of the products of each two activations side by side: weights and activations are added before they are multiplied.
+    Pairs,
 }
 
 /// Sums of an instruction set's products.
@@ -203,8 +218,10 @@ pub(crate) trait Int8Kernel: Sync {
     fn panel(&self) -> usize;
     /// Features of a group.
     fn group(&self) -> usize;
-    /// Bytes of a quantised number.
+    /// Bytes of a quantised activation.
     fn value_bytes(&self) -> usize;
+    /// Bytes that a group of weights of a row takes when packed.
+    fn row_bytes(&self) -> usize;
     /// Bytes that a token takes in a quantised group.
     fn token_bytes(&self) -> usize;
     /// Bytes from a token's place in a quantised group to the next one's.
@@ -264,6 +281,9 @@ macro_rules! int8_kernel {
             }
             fn value_bytes(&self) -> usize {
                 <$quants as Quants>::VALUE_BYTES
+            }
+            fn row_bytes(&self) -> usize {
+                <$quants as Quants>::ROW_BYTES
             }
             fn token_bytes(&self) -> usize {
                 2 * super::rounding::part_bytes::<$quants>()

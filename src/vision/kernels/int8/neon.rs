@@ -7,7 +7,8 @@ use std::arch::asm;
 
 use super::super::neon::Neon;
 use super::{
-    int8_kernel, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd, Sum, Tiles,
+    int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd,
+    Sum, Tiles,
 };
 
 impl Integers for Neon {
@@ -45,7 +46,7 @@ impl Quants for Dotprod {
     type S = Neon;
     const GROUP: usize = 64;
     const VALUE_BYTES: usize = 1;
-    const OFFSET: bool = false;
+    const CORRECTION: Correction = Correction::None;
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, features: [float32x4_t; 4]) {
@@ -95,7 +96,7 @@ impl Quants for Matrices {
     const GROUP: usize = 64;
     const VALUE_BYTES: usize = 1;
     const RUN: usize = 8;
-    const OFFSET: bool = false;
+    const CORRECTION: Correction = Correction::None;
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, features: [float32x4_t; 4]) {

@@ -4,7 +4,7 @@
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use super::rounding::part_bytes;
-use super::{Dot, Int8Tile, Integers, Products, Quants, Simd, Sum};
+use super::{Correction, Dot, Int8Tile, Integers, Products, Quants, Simd, Sum};
 use crate::prefetch::Shares;
 
 /// The products of a group in two parts that are summed.
@@ -40,7 +40,7 @@ pub(super) unsafe fn operands<Q: Quants>(t: &Int8Tile, g: usize, part: Part) -> 
     let (w, w_scales) = if part == Part::RestOfW { (t.rest, t.rest_scales) } else { (t.w, t.w_scales) };
     Some(Operands {
         x: if part == Part::RestOfX { second } else { first },
-        w: w.add(g * t.packed_rows * Q::GROUP * Q::VALUE_BYTES),
+        w: w.add(g * t.packed_rows * Q::ROW_BYTES),
         w_scales: w_scales.add(g * t.packed_rows),
     })
 }
@@ -67,7 +67,7 @@ impl<D: Dot> Products for D {
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 for (sum, v) in sums.iter_mut().zip(xs) {
-                    *sum = D::dot(*sum, v, w.add((r * D::GROUP + k) * D::VALUE_BYTES));
+                    *sum = D::dot(*sum, v, w.add(r * D::ROW_BYTES + k * D::VALUE_BYTES));
                 }
             }
         }
@@ -109,12 +109,12 @@ unsafe fn tile<D: Products, const R: usize, const N: usize>(
     }
     for g in 0..if late { 1 } else { groups } {
         let x = x.add(2 * g * part_bytes::<D>() * N * lanes);
-        let w = w.add(g * t.packed_rows * D::GROUP * D::VALUE_BYTES);
+        let w = w.add(g * t.packed_rows * D::ROW_BYTES);
         let w_scales = w_scales.add(g * t.packed_rows);
         let scales: *const f32 = x.add(values).cast();
         let nothing = [0i32; 16];
         let mut start = [D::S::load_i32(nothing.as_ptr()); N];
-        if D::OFFSET {
+        if D::CORRECTION != Correction::None {
             for (n, s) in start.iter_mut().enumerate() {
                 *s = D::S::load_i32(scales.add((N + n) * lanes).cast());
             }
@@ -160,7 +160,7 @@ pub(super) unsafe fn multiply<D: Products>(t: &Int8Tile) {
             ($rows:literal) => {
                 while t.rows - r >= $rows {
                     let bias = if first && !t.bias.is_null() { t.bias.add(r) } else { std::ptr::null() };
-                    let w = w.add(r * D::GROUP * D::VALUE_BYTES);
+                    let w = w.add(r * D::ROW_BYTES);
                     let operands = Operands { x, w, w_scales: w_scales.add(r) };
                     ahead.fetch();
                     tile::<D, $rows, N>(t, operands, groups, t.c.add(r * width), bias, load);

@@ -4,11 +4,11 @@
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `Int8Kernel`'s
 
 use super::super::body::{read_u16, Q8_0_BYTES, Q8_0_VALUES};
-use super::{Integers, PackBlock, QuantizeGroup, Quants, Simd};
+use super::{Correction, Integers, PackBlock, QuantizeGroup, Quants, Simd};
 
 /// Bytes of a token in one part of a quantised group: the rounded numbers, or what rounding left.
 pub(super) const fn part_bytes<Q: Quants>() -> usize {
-    Q::GROUP * Q::VALUE_BYTES + if Q::OFFSET { 8 } else { 4 }
+    Q::GROUP * Q::VALUE_BYTES + if matches!(Q::CORRECTION, Correction::None) { 4 } else { 8 }
 }
 
 /// A group is rounded twice as finely as 8 bits where its largest magnitude is this many times the mean: its other numbers
@@ -73,9 +73,15 @@ unsafe fn part<Q: Quants, const REST: bool>(
                 if REST {
                     *v = Q::S::mul(Q::S::sub(*v, Q::S::round(*v)), Q::S::splat(FINER));
                 }
-                if Q::OFFSET {
-                    sum = Q::S::add(sum, Q::S::round(*v));
-                }
+            }
+        }
+        // Sums of whole numbers, exact as there are so few.
+        match Q::CORRECTION {
+            Correction::None => {}
+            Correction::Offset => sum = four.iter().fold(sum, |sum, &v| Q::S::add(sum, Q::S::round(v))),
+            Correction::Pairs => {
+                let [a, b, c, d] = four.map(|v| Q::S::round(v));
+                sum = Q::S::fma(c, d, Q::S::fma(a, b, sum));
             }
         }
         let (run, within) = (f / Q::RUN * Q::RUN, f % Q::RUN);
@@ -83,10 +89,12 @@ unsafe fn part<Q: Quants, const REST: bool>(
     }
     let scales = t.scales.byte_add(offset);
     Q::S::store(scales.add(n * lanes), scale);
-    if Q::OFFSET {
-        let correction = Q::S::mul(sum, Q::S::splat(-128.0));
-        Q::S::store_i32(scales.add((t.width + n) * lanes).cast(), correction);
-    }
+    let factor = match Q::CORRECTION {
+        Correction::None => return,
+        Correction::Offset => -128.0,
+        Correction::Pairs => -1.0,
+    };
+    Q::S::store_i32(scales.add((t.width + n) * lanes).cast(), Q::S::mul(sum, Q::S::splat(factor)));
 }
 
 /// See [`super::Int8Kernel::gelu`]. x·Φ(x), where Φ(x) − ½ is x times a polynomial in x², fitted on |x| ≤ 4.5 to the least largest
@@ -127,7 +135,7 @@ const MOST_LANES: usize = 16;
 #[inline(always)]
 pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
     const { assert!(Q::GROUP == BLOCKS * Q8_0_VALUES && Q::S::LANES <= MOST_LANES) };
-    let (row_bytes, half) = (Q::GROUP * Q::VALUE_BYTES, Q8_0_VALUES * Q::VALUE_BYTES);
+    let half = Q8_0_VALUES * Q::VALUE_BYTES;
     let blocks = b.columns / Q8_0_VALUES;
     // Beyond the last column activations are zero, but memory must be what the correction takes it for.
     let nothing = [0u8; Q8_0_VALUES];
@@ -152,19 +160,21 @@ pub(super) unsafe fn pack<Q: Quants>(b: &PackBlock) {
             for i in 0..count.div_ceil(BLOCKS) {
                 let g = first / BLOCKS + i;
                 let (to, split) = (g * b.packed_rows + r, *b.split.add(g));
+                let (out, rest) = (b.out.add(to * Q::ROW_BYTES), b.rest.add(to * Q::ROW_BYTES));
                 for (part, ratios) in ratios.iter().enumerate() {
                     let block = first + BLOCKS * i + part;
                     let quants = if block < blocks { row.add(block * Q8_0_BYTES + 2) } else { nothing.as_ptr() };
-                    let at = to * row_bytes + part * half;
                     // What is not a number became the least i32, and becomes zero.
                     let ratio = ratios[i] as i16;
-                    Q::rescale::<false>(quants, ratio, b.out.add(at));
+                    Q::rescale::<false>(quants, ratio, out.add(part * half));
                     if split {
-                        Q::rescale::<true>(quants, ratio, b.rest.add(at));
+                        Q::rescale::<true>(quants, ratio, rest.add(part * half));
                     }
                 }
+                Q::finish_row(out);
                 *b.scales.add(to) = scales[i];
                 if split {
+                    Q::finish_row(rest);
                     *b.rest_scales.add(to) = scales[i] / FINER;
                 }
             }

@@ -100,7 +100,7 @@ fn product(
     let groups = w.inputs.div_ceil(kernel.group());
     let packed_rows = rows + 3;
     // Floats, for their alignment.
-    let mut packed = vec![7f32; groups * packed_rows * kernel.group() * kernel.value_bytes() / 4];
+    let mut packed = vec![7f32; groups * packed_rows * kernel.row_bytes() / 4];
     let mut scales = vec![7f32; groups * packed_rows];
     let (mut rest, mut rest_scales, split) = (packed.clone(), scales.clone(), vec![true; groups]);
     let mut quantized = vec![7f32; groups * tokens * kernel.token_bytes() / 4];
