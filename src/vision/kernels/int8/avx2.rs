@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
+use super::words::{word_attention, Words};
 use super::{
     int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd,
     Tiles,
@@ -33,6 +34,32 @@ struct AvxVnni;
 /// taken away again is known for each token and for each row. Numbers have 16 bits: `vpmaddubsw`, which multiplies 8, would
 /// saturate. Processors without VNNI add more vectors a cycle than they multiply.
 struct Pairs;
+
+/// Four bytes in all lanes.
+#[inline(always)]
+unsafe fn broadcast(p: *const u8) -> __m256i {
+    _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+}
+
+/// See [`Words::store_pairs`].
+#[inline(always)]
+unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
+    let low = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff));
+    let pairs = _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b)));
+    _mm256_storeu_si256(p.cast(), pairs);
+}
+
+/// See [`Words::exp2`]: a minimax polynomial in what is left beside the nearest integer.
+#[inline(always)]
+unsafe fn exp2(x: __m256) -> __m256 {
+    let n = _mm256_cvtps_epi32(x);
+    let r = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n));
+    let mut p = _mm256_set1_ps(5.517_167e-2);
+    for c in [0.242_611_12, 0.693_261, 0.999_928_1] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    }
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32::<23>(n)))
+}
 
 /// See [`Quants::rescale`]: two halves of 16-bit numbers.
 #[inline(always)]
@@ -89,7 +116,7 @@ impl Dot for AvxVnni {
     }
     #[inline(always)]
     unsafe fn dot(sums: __m256i, x: __m256i, w: *const u8) -> __m256i {
-        _mm256_dpbusd_avx_epi32(sums, _mm256_set1_epi32(w.cast::<i32>().read_unaligned()), x)
+        _mm256_dpbusd_avx_epi32(sums, broadcast(w), x)
     }
 }
 
@@ -102,12 +129,8 @@ impl Quants for Pairs {
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, [a, b, c, d]: [__m256; 4]) {
-        let pair = |a: __m256, b: __m256| {
-            let low = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff));
-            _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b)))
-        };
-        _mm256_storeu_si256(p.cast(), pair(a, c));
-        _mm256_storeu_si256(p.add(32).cast(), pair(b, d));
+        store_pairs(p.cast(), a, c);
+        store_pairs(p.add(32).cast(), b, d);
     }
     #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
@@ -142,23 +165,22 @@ impl Products for Pairs {
         x: *const u8,
         start: [__m256i; N],
     ) -> [[__m256i; N]; R] {
-        let word =
-            |r: usize, i: usize| _mm256_set1_epi32(w.add(r * Self::ROW_BYTES + i * 4).cast::<i32>().read_unaligned());
         let mut sums = [start; R];
         for (r, sums) in sums.iter_mut().enumerate() {
-            let correction = word(r, Self::GROUP / 2);
+            let correction = broadcast(w.add(r * Self::ROW_BYTES + Self::GROUP * 2));
             for sum in sums {
                 *sum = _mm256_add_epi32(*sum, correction);
             }
         }
         for k in (0..Self::GROUP).step_by(4) {
-            let load = |n: usize, i: usize| _mm256_loadu_si256(x.add((k * N + n * 4) * 16 + i * 32).cast());
             let mut xs = [[_mm256_setzero_si256(); 2]; N];
-            for (n, x) in xs.iter_mut().enumerate() {
-                *x = [load(n, 0), load(n, 1)];
+            for (n, v) in xs.iter_mut().enumerate() {
+                let at = x.add((k * N + n * 4) * 16);
+                *v = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())];
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let (bd, ac) = (word(r, k / 2), word(r, k / 2 + 1));
+                let at = w.add(r * Self::ROW_BYTES + k * 2);
+                let (bd, ac) = (broadcast(at), broadcast(at.add(4)));
                 for (sum, x) in sums.iter_mut().zip(xs) {
                     let products = _mm256_madd_epi16(_mm256_add_epi16(x[0], bd), _mm256_add_epi16(x[1], ac));
                     *sum = _mm256_add_epi32(*sum, products);
@@ -169,5 +191,41 @@ impl Products for Pairs {
     }
 }
 
-int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", 192, "avx2,fma,f16c,avxvnni");
-int8_kernel!(PairsKernel, Pairs, "AVX2", 192, "avx2,fma,f16c");
+impl Words for AvxVnni {
+    type S = Avx2;
+
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
+        store_pairs(p, a, b);
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, x: __m256i, pair: i32) -> __m256i {
+        _mm256_dpwssd_avx_epi32(sums, x, _mm256_set1_epi32(pair))
+    }
+    #[inline(always)]
+    unsafe fn exp2(x: __m256) -> __m256 {
+        exp2(x)
+    }
+}
+
+impl Words for Pairs {
+    type S = Avx2;
+
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
+        store_pairs(p, a, b);
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, x: __m256i, pair: i32) -> __m256i {
+        _mm256_add_epi32(sums, _mm256_madd_epi16(x, _mm256_set1_epi32(pair)))
+    }
+    #[inline(always)]
+    unsafe fn exp2(x: __m256) -> __m256 {
+        exp2(x)
+    }
+}
+
+word_attention!(AvxVnniWords, AvxVnni, "avx2,fma,f16c,avxvnni");
+word_attention!(PairWords, Pairs, "avx2,fma,f16c");
+int8_kernel!(AvxVnniKernel, AvxVnni, "AVX-VNNI", 192, words AvxVnniWords, "avx2,fma,f16c,avxvnni");
+int8_kernel!(PairsKernel, Pairs, "AVX2", 192, words PairWords, "avx2,fma,f16c");

@@ -4,9 +4,11 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
+use super::words::{word_attention, Words};
 use super::{
     int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles,
 };
+use crate::kernels::bf16::exp2;
 
 impl Integers for Avx512 {
     type I = __m512i;
@@ -92,5 +94,25 @@ impl Dot for Vnni {
     }
 }
 
+impl Words for Vnni {
+    type S = Avx512;
+
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut i32, a: __m512, b: __m512) {
+        let low = _mm512_and_si512(_mm512_cvtps_epi32(a), _mm512_set1_epi32(0xffff));
+        let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(b)));
+        _mm512_storeu_si512(p.cast(), pairs);
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, x: __m512i, pair: i32) -> __m512i {
+        _mm512_dpwssd_epi32(sums, x, _mm512_set1_epi32(pair))
+    }
+    #[inline(always)]
+    unsafe fn exp2(x: __m512) -> __m512 {
+        exp2(x)
+    }
+}
+
+word_attention!(VnniWords, Vnni, "avx512f,avx512bw,avx512dq,avx512vnni");
 // Results are read and written once for four groups, so that the second-level cache is near enough for them.
-int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", 1020, words & super::words::VnniWords, "avx512f,avx512bw,avx512vnni");
+int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", 1020, words VnniWords, "avx512f,avx512bw,avx512vnni");

@@ -19,6 +19,7 @@
 
 mod products;
 mod rounding;
+mod words;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -30,10 +31,9 @@ mod neon;
 mod single;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod words;
 
 use super::{AttentionTile, Simd};
+use words::WordAttention;
 
 /// Vectors of 32-bit integers beside those of floats.
 ///
@@ -245,22 +245,9 @@ pub(crate) trait Int8Kernel: Sync {
     }
 }
 
-/// Softmax attention on products of 16-bit numbers, from f32 to f32.
-///
-/// # Safety
-/// As for [`super::Kernel`]; the tile's scratch has room for [`floats`](Self::floats) floats.
-pub(crate) trait WordAttention: Sync {
-    /// Floats of scratch memory that a head takes.
-    fn floats(&self, head: usize, tokens: usize) -> usize;
-    /// Rounds keys and values of the tile's head to the beginning of its scratch memory.
-    unsafe fn pack(&self, tile: &AttentionTile);
-    /// Attention for the tile's queries; `pack` had the same head and scratch memory.
-    unsafe fn attend(&self, tile: &AttentionTile);
-}
-
 /// Compiles [`rounding`] and [`products`] for `$quants` with the given target features as `$kernel`.
 macro_rules! int8_kernel {
-    ($kernel:ident, $quants:ty, $name:expr, $block:expr $(, words $words:expr)? $(, $features:literal)?) => {
+    ($kernel:ident, $quants:ty, $name:expr, $block:expr $(, words $words:ident)? $(, $features:literal)?) => {
         /// The quantised products of this instruction set.
         pub(super) struct $kernel;
 
@@ -325,8 +312,8 @@ macro_rules! int8_kernel {
                 }
                 unsafe { f(data, len) }
             }
-            $(fn words(&self) -> Option<&'static dyn super::WordAttention> {
-                Some($words)
+            $(fn words(&self) -> Option<&'static dyn super::words::WordAttention> {
+                Some(&$words)
             })?
         }
     };

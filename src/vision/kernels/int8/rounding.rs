@@ -18,7 +18,7 @@ const OUTLIER: f32 = 16.0;
 const FINER: f32 = 254.0;
 
 #[inline(always)]
-unsafe fn magnitude<S: Simd>(v: S::V) -> S::V {
+pub(super) unsafe fn magnitude<S: Simd>(v: S::V) -> S::V {
     S::max(v, S::sub(S::splat(0.0), v))
 }
 

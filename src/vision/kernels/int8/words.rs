@@ -1,29 +1,62 @@
-//! Attention on products of 16-bit numbers: `vpdpwssd` of AVX-512 VNNI multiplies twice as many of them at a time as there are
-//! f32 in a vector.
+//! Attention on products of 16-bit numbers, twice as many of which are multiplied at a time as f32; written once over [`Words`].
 //!
-//! The online softmax of FlashAttention (arXiv 2205.14135) over panels of keys, as in [`super::super::body`]. Queries and keys
-//! are rounded to some 12 bits and a sign, each token with a scale of its own; values to 13 bits and a sign, each feature with a
-//! scale for each panel of keys; probabilities to 12 bits beside the largest so far. Sums of a panel's products are exact.
+//! The online softmax of FlashAttention (arXiv 2205.14135) over blocks of keys, as in [`super::super::body`] over panels. Queries
+//! and keys are rounded to some 12 bits and a sign, each token with a scale of its own; values to 13 bits and a sign, each feature
+//! with a scale for each block of keys; probabilities to 12 bits beside the largest so far. Sums of a block's products are exact.
+//!
+//! Everything here is `inline(always)`, as in [`super::super::body`].
 #![allow(unsafe_op_in_unsafe_fn)] // each function is one unsafe operation; its caller's contract is `WordAttention`'s
 
-use std::arch::x86_64::*;
-
 use super::super::{AttentionTile, HeadTokens};
-use super::WordAttention;
-use crate::kernels::bf16::{exp2, transposed};
+use super::rounding::magnitude;
+use super::{Integers, Simd};
 
-const LANES: usize = 16;
-/// Vectors of a full panel.
-const VECTORS: usize = 4;
-/// Tokens of a full panel.
-const PANEL: usize = LANES * VECTORS;
+/// Keys of a block: a few panels.
+const KEYS: usize = 64;
 /// Keys, or features of values, in a register tile.
 const ROWS: usize = 4;
-/// Largest value and probability: a panel's sum of products stays below 2^31.
+/// Largest value and probability: a block's sum of products stays below 2^31, even if rounding adds one to each probability.
 const MOST_VALUE: f32 = 8191.0;
-const MOST_PROBABILITY: f32 = 4095.0;
+const MOST_PROBABILITY: f32 = 4094.0;
 /// Below this 2^x would not show beside the largest, 1; and subnormal numbers are slow.
 const LEAST_EXPONENT: f32 = -80.0;
+
+/// Softmax attention on products of 16-bit numbers, from f32 to f32.
+///
+/// # Safety
+/// As for [`super::Kernel`]; the tile's scratch has room for [`floats`](Self::floats) floats.
+pub(crate) trait WordAttention: Sync {
+    /// Floats of scratch memory that a head takes.
+    fn floats(&self, head: usize, tokens: usize) -> usize;
+    /// Rounds keys and values of the tile's head to the beginning of its scratch memory.
+    unsafe fn pack(&self, tile: &AttentionTile);
+    /// Attention for the tile's queries; `pack` had the same head and scratch memory.
+    unsafe fn attend(&self, tile: &AttentionTile);
+}
+
+/// Vectors of an instruction set that hold pairs of 16-bit numbers.
+///
+/// # Safety
+/// As for [`Simd`].
+pub(super) trait Words: 'static {
+    /// The float vectors.
+    type S: Integers;
+
+    /// Rounds two vectors of numbers in −32767…32767 and stores them as pairs, the numbers of `a` first.
+    unsafe fn store_pairs(p: *mut i32, a: Vector<Self>, b: Vector<Self>);
+    /// Adds the products of pairs with one pair, both products of a lane.
+    unsafe fn dot(sums: Sums<Self>, x: Sums<Self>, pair: i32) -> Sums<Self>;
+    /// 2^x to a relative error of 8e-5, for |x| ≤ 100.
+    unsafe fn exp2(x: Vector<Self>) -> Vector<Self>;
+}
+
+type Vector<W> = <<W as Words>::S as Simd>::V;
+type Sums<W> = <<W as Words>::S as Integers>::I;
+
+/// Tokens of a full panel.
+const fn panel<S: Simd>() -> usize {
+    S::LANES * S::VECTORS
+}
 
 /// Where the parts of a head lie in scratch memory, in 32-bit numbers, each at the beginning of a cache line.
 struct Layout {
@@ -39,43 +72,54 @@ struct Layout {
 }
 
 impl Layout {
-    /// Keys come first: `[key][pair]`; then their scales; values `[panel][feature][pair of keys]` and their scales, one a feature and
-    /// panel; the queries of one panel, `[pair][query]`; a panel's scores and probabilities.
-    fn new(head: usize, tokens: usize) -> Layout {
-        let (pairs, panels) = (head.div_ceil(2), tokens.div_ceil(PANEL));
-        let line = |n: usize| n.next_multiple_of(LANES);
-        let key_scales = line(panels * PANEL * pairs);
-        let values = key_scales + panels * PANEL;
-        let value_scales = values + panels * head * PANEL / 2;
-        let queries = value_scales + line(panels * head);
-        let scores = queries + pairs * PANEL;
-        let probabilities = scores + PANEL * PANEL;
-        Layout {
-            pairs,
-            key_scales,
-            values,
-            value_scales,
-            queries,
-            scores,
-            probabilities,
-            end: probabilities + PANEL * PANEL / 2,
-        }
+    /// Keys come first: `[block][pair][key]`; then their scales; values `[block][feature][pair of keys]`, where a key's partner is half
+    /// a block further on, and their scales, one a feature and block; the queries of one panel, `[pair][query]`; a block's scores
+    /// and probabilities, `[key][query]` and `[pair of keys][query]`.
+    fn new<S: Simd>(head: usize, tokens: usize) -> Layout {
+        const { assert!(KEYS.is_multiple_of(panel::<S>()) && (KEYS / 2).is_multiple_of(S::LANES)) };
+        const { assert!(S::LANES.is_multiple_of(ROWS)) };
+        let (pairs, blocks) = (head.div_ceil(2), tokens.div_ceil(KEYS));
+        let line = |n: usize| n.next_multiple_of(16);
+        let key_scales = blocks * pairs * KEYS;
+        let values = key_scales + blocks * KEYS;
+        let value_scales = values + blocks * head * KEYS / 2;
+        let queries = value_scales + line(blocks * head);
+        let scores = queries + line(pairs * panel::<S>());
+        let probabilities = scores + KEYS * panel::<S>();
+        let end = probabilities + KEYS / 2 * panel::<S>();
+        Layout { pairs, key_scales, values, value_scales, queries, scores, probabilities, end }
     }
 }
 
-/// The width of a panel of keys, and the keys in it.
-fn keys_of(t: &AttentionTile, panel: usize) -> (usize, usize) {
-    let keys = t.tokens - panel * PANEL;
-    if keys <= PANEL {
-        (t.last_width, keys)
-    } else {
-        (PANEL, PANEL)
-    }
+/// See [`WordAttention::floats`].
+pub(super) fn floats<W: Words>(head: usize, tokens: usize) -> usize {
+    Layout::new::<W::S>(head, tokens).end
 }
 
-/// A head's first feature in a panel of keys.
-fn features_of(m: HeadTokens, panel: usize, width: usize) -> *const f32 {
-    m.matrix.wrapping_add(panel * PANEL * m.rows + m.row * width)
+/// Keys of a block.
+fn keys_of(t: &AttentionTile, block: usize) -> usize {
+    KEYS.min(t.tokens - block * KEYS)
+}
+
+/// One panel's part of a head in a block of keys.
+struct Part {
+    /// The first feature, and floats from a feature to the next.
+    features: *const f32,
+    width: usize,
+    /// The first key's place in the block, and the keys there are.
+    first: usize,
+    keys: usize,
+}
+
+/// The panels of `m` that a block consists of.
+fn parts<S: Simd>(t: &AttentionTile, m: HeadTokens, block: usize) -> impl Iterator<Item = Part> {
+    let (full, tokens, last_width) = (panel::<S>(), t.tokens, t.last_width);
+    (0..keys_of(t, block)).step_by(full).map(move |first| {
+        let token = block * KEYS + first;
+        let left = tokens - token;
+        let width = if left <= full { last_width } else { full };
+        Part { features: m.matrix.wrapping_add(token * m.rows + m.row * width), width, first, keys: left.min(full) }
+    })
 }
 
 /// Largest rounded magnitude of queries and keys: a sum over the head stays below 2^31.
@@ -83,119 +127,112 @@ fn most_key(head: usize) -> f32 {
     (((1u64 << 31) - 1) as f64 / head as f64).sqrt().floor().min(8191.0) as f32
 }
 
-#[inline(always)]
-unsafe fn magnitude(x: __m512) -> __m512 {
-    _mm512_andnot_ps(_mm512_set1_ps(-0.0), x)
-}
-
-/// Two vectors of rounded numbers as one of pairs.
-#[inline(always)]
-unsafe fn paired(a: __m512, b: __m512) -> __m512i {
-    let low = _mm512_and_si512(_mm512_cvtps_epi32(a), _mm512_set1_epi32(0xffff));
-    _mm512_or_si512(low, _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(b)))
-}
-
 /// By what numbers up to `peak` are multiplied to be at most `most`; numbers too small for the reciprocal become zero.
 #[inline(always)]
-unsafe fn inverse(peak: __m512, most: f32) -> __m512 {
-    _mm512_div_ps(_mm512_set1_ps(most), _mm512_max_ps(peak, _mm512_set1_ps(1e-30)))
+unsafe fn inverse<S: Simd>(peak: S::V, most: f32) -> S::V {
+    S::div(S::splat(most), S::max(peak, S::splat(1e-30)))
 }
 
-/// Scale and reciprocal of a vector of tokens, whose features are `stride` floats apart. The scale of what is not finite is NaN.
+/// Rounds a vector of tokens, whose features are `stride` floats apart, to pairs of features, `to_stride` pairs apart. Returns the
+/// scale, which is NaN where a number is not finite.
 #[inline(always)]
-unsafe fn token_scales(src: *const f32, stride: usize, head: usize) -> (__m512, __m512) {
-    let (mut peak, mut poison) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+unsafe fn round_tokens<W: Words>(
+    src: *const f32,
+    stride: usize,
+    head: usize,
+    to: *mut i32,
+    to_stride: usize,
+) -> Vector<W> {
+    let zero = W::S::splat(0.0);
+    let (mut peak, mut poison) = (zero, zero);
     for f in 0..head {
-        let v = _mm512_loadu_ps(src.add(f * stride));
-        peak = _mm512_max_ps(magnitude(v), peak);
-        poison = _mm512_fmadd_ps(v, _mm512_setzero_ps(), poison);
+        let v = W::S::load(src.add(f * stride));
+        peak = W::S::max(magnitude::<W::S>(v), peak);
+        poison = W::S::fma(v, zero, poison);
     }
     let most = most_key(head);
-    (_mm512_fmadd_ps(peak, _mm512_set1_ps(1.0 / most), poison), inverse(peak, most))
-}
-
-/// A pair of features of a vector of tokens, rounded; zero beyond the last.
-#[inline(always)]
-unsafe fn token_pair(src: *const f32, stride: usize, head: usize, pair: usize, inverse: __m512) -> __m512i {
-    let f = 2 * pair;
-    if f >= head {
-        return _mm512_setzero_si512();
+    let inverse = inverse::<W::S>(peak, most);
+    for pair in 0..head.div_ceil(2) {
+        let f = 2 * pair;
+        let a = W::S::mul(W::S::load(src.add(f * stride)), inverse);
+        let b = if f + 1 < head { W::S::mul(W::S::load(src.add((f + 1) * stride)), inverse) } else { zero };
+        W::store_pairs(to.add(pair * to_stride), a, b);
     }
-    let a = _mm512_mul_ps(_mm512_loadu_ps(src.add(f * stride)), inverse);
-    let b = if f + 1 < head {
-        _mm512_mul_ps(_mm512_loadu_ps(src.add((f + 1) * stride)), inverse)
-    } else {
-        _mm512_setzero_ps()
-    };
-    paired(a, b)
+    W::S::fma(peak, W::S::splat(1.0 / most), poison)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni")]
-unsafe fn pack(t: &AttentionTile) {
-    let layout = Layout::new(t.head, t.tokens);
-    for panel in 0..t.tokens.div_ceil(PANEL) {
-        let (width, keys) = keys_of(t, panel);
-        let from = features_of(t.k, panel, width);
-        for first in (0..width).step_by(LANES) {
-            let src = from.add(first);
-            let key = panel * PANEL + first;
-            let (scale, inverse) = token_scales(src, width, t.head);
-            _mm512_storeu_ps(t.scratch.add(layout.key_scales + key), scale);
-            for pair in (0..layout.pairs).step_by(LANES) {
-                let mut rows = [_mm512_setzero_si512(); LANES];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    *row = token_pair(src, width, t.head, pair + i, inverse);
-                }
-                let count = (layout.pairs - pair).min(LANES);
-                let mask = ((1u32 << count) - 1) as __mmask16;
-                for (i, row) in transposed(rows).into_iter().enumerate() {
-                    let to = t.scratch.add((key + i) * layout.pairs + pair);
-                    _mm512_mask_storeu_epi32(to.cast(), mask, row);
-                }
+/// Rounds a feature of a block's values to pairs, and returns the scale, which is NaN if a value is not finite.
+#[inline(always)]
+unsafe fn round_values<W: Words>(values: &[f32; KEYS], to: *mut i32) -> f32 {
+    let lanes = W::S::LANES;
+    let zero = W::S::splat(0.0);
+    let (mut peak, mut poison) = (zero, zero);
+    for first in (0..KEYS).step_by(lanes) {
+        let v = W::S::load(values.as_ptr().add(first));
+        peak = W::S::max(magnitude::<W::S>(v), peak);
+        poison = W::S::fma(v, zero, poison);
+    }
+    let (mut peaks, mut poisons) = ([0f32; 16], [0f32; 16]);
+    W::S::store(peaks.as_mut_ptr(), peak);
+    W::S::store(poisons.as_mut_ptr(), poison);
+    let peak = peaks.into_iter().fold(0.0, f32::max);
+    let inverse = inverse::<W::S>(W::S::splat(peak), MOST_VALUE);
+    for first in (0..KEYS / 2).step_by(lanes) {
+        let a = W::S::mul(W::S::load(values.as_ptr().add(first)), inverse);
+        let b = W::S::mul(W::S::load(values.as_ptr().add(first + KEYS / 2)), inverse);
+        W::store_pairs(to.add(first), a, b);
+    }
+    peak / MOST_VALUE + poisons.iter().sum::<f32>()
+}
+
+/// See [`WordAttention::pack`].
+#[inline(always)]
+pub(super) unsafe fn pack<W: Words>(t: &AttentionTile) {
+    let layout = Layout::new::<W::S>(t.head, t.tokens);
+    let keys = t.scratch.cast::<i32>();
+    for block in 0..t.tokens.div_ceil(KEYS) {
+        for part in parts::<W::S>(t, t.k, block) {
+            for lane in (0..part.width).step_by(W::S::LANES) {
+                let key = part.first + lane;
+                let to = keys.add(block * layout.pairs * KEYS + key);
+                let scale = round_tokens::<W>(part.features.add(lane), part.width, t.head, to, KEYS);
+                W::S::store(t.scratch.add(layout.key_scales + block * KEYS + key), scale);
             }
         }
-        let from = features_of(t.v, panel, width);
-        for r in 0..t.head {
-            let row = panel * t.head + r;
-            let to = t.scratch.add(layout.values + row * PANEL / 2).cast::<u16>();
-            let mut vectors = [_mm512_setzero_ps(); VECTORS];
-            let (mut peak, mut poison) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-            for (n, v) in vectors.iter_mut().enumerate() {
-                let lanes = keys.saturating_sub(n * LANES).min(LANES);
-                let mask = ((1u32 << lanes) - 1) as __mmask16;
-                *v = _mm512_maskz_loadu_ps(mask, from.wrapping_add(r * width + n * LANES));
-                peak = _mm512_max_ps(magnitude(*v), peak);
-                poison = _mm512_fmadd_ps(*v, _mm512_setzero_ps(), poison);
+        for feature in 0..t.head {
+            // Zero for keys that there are not.
+            let mut values = [0f32; KEYS];
+            for part in parts::<W::S>(t, t.v, block) {
+                let src = part.features.add(feature * part.width);
+                std::ptr::copy_nonoverlapping(src, values[part.first..].as_mut_ptr(), part.keys);
             }
-            let peak = _mm512_reduce_max_ps(peak);
-            let inverse = inverse(_mm512_set1_ps(peak), MOST_VALUE);
-            for (n, v) in vectors.into_iter().enumerate() {
-                let rounded = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(v, inverse)));
-                _mm256_storeu_si256(to.add(n * LANES).cast(), rounded);
-            }
-            *t.scratch.add(layout.value_scales + row) = peak / MOST_VALUE + _mm512_reduce_add_ps(poison);
+            let row = block * t.head + feature;
+            let to = t.scratch.add(layout.values + row * KEYS / 2).cast();
+            *t.scratch.add(layout.value_scales + row) = round_values::<W>(&values, to);
         }
     }
 }
 
-/// `R` rows of `pairs` pairs, `stride` pairs apart, with `N` vectors of tokens: sums of products.
+/// Sums of products over `pairs` pairs of `R` rows with `N` vectors of tokens; pair `i` of row `r` is at `rows + r·row + i·column`.
 #[inline(always)]
-unsafe fn products<const R: usize, const N: usize>(
+unsafe fn products<W: Words, const R: usize, const N: usize>(
     rows: *const i32,
-    stride: usize,
+    row: usize,
+    column: usize,
     tokens: *const i32,
     pairs: usize,
-) -> [[__m512i; N]; R] {
-    let mut sums = [[_mm512_setzero_si512(); N]; R];
+) -> [[Sums<W>; N]; R] {
+    let nothing = [0i32; 16];
+    let mut sums = [[W::S::load_i32(nothing.as_ptr()); N]; R];
     for i in 0..pairs {
-        let mut x = [_mm512_setzero_si512(); N];
-        for (n, x) in x.iter_mut().enumerate() {
-            *x = _mm512_loadu_si512(tokens.add((i * N + n) * LANES).cast());
+        let mut x = [W::S::load_i32(tokens.add(i * N * W::S::LANES)); N];
+        for (n, x) in x.iter_mut().enumerate().skip(1) {
+            *x = W::S::load_i32(tokens.add((i * N + n) * W::S::LANES));
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let w = _mm512_set1_epi32(*rows.add(r * stride + i));
+            let pair = *rows.add(r * row + i * column);
             for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = _mm512_dpwssd_epi32(*sum, x, w);
+                *sum = W::dot(*sum, x, pair);
             }
         }
     }
@@ -204,147 +241,160 @@ unsafe fn products<const R: usize, const N: usize>(
 
 /// Scores of `R` keys, without the queries' scales.
 #[inline(always)]
-unsafe fn scores<const R: usize, const N: usize>(
+unsafe fn scores<W: Words, const R: usize, const N: usize>(
     keys: *const i32,
-    pairs: usize,
     scales: *const f32,
     q: *const i32,
+    pairs: usize,
     to: *mut f32,
 ) {
-    for (r, sums) in products::<R, N>(keys, pairs, q, pairs).into_iter().enumerate() {
-        let scale = _mm512_set1_ps(*scales.add(r));
+    for (r, sums) in products::<W, R, N>(keys, 1, KEYS, q, pairs).into_iter().enumerate() {
+        let scale = W::S::splat(*scales.add(r));
         for (n, sum) in sums.into_iter().enumerate() {
-            _mm512_storeu_ps(to.add((r * N + n) * LANES), _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+            W::S::store(to.add((r * N + n) * W::S::LANES), W::S::mul(W::S::to_f32(sum), scale));
         }
     }
 }
 
-/// Adds `R` features of a panel's values, weighted, to what was summed so far, which fades.
+/// Adds `R` features of a block's values, weighted, to what was summed so far, which fades.
 #[inline(always)]
-unsafe fn weighted<const R: usize, const N: usize>(
+unsafe fn weighted<W: Words, const R: usize, const N: usize>(
     values: *const i32,
     scales: *const f32,
     p: *const i32,
     pairs: usize,
-    fade: Option<[__m512; N]>,
+    fade: Option<[Vector<W>; N]>,
     to: *mut f32,
 ) {
-    for (r, sums) in products::<R, N>(values, PANEL / 2, p, pairs).into_iter().enumerate() {
-        let scale = _mm512_set1_ps(*scales.add(r));
+    for (r, sums) in products::<W, R, N>(values, KEYS / 2, 1, p, pairs).into_iter().enumerate() {
+        let scale = W::S::splat(*scales.add(r));
         for (n, sum) in sums.into_iter().enumerate() {
-            let at = to.add((r * N + n) * LANES);
+            let at = to.add((r * N + n) * W::S::LANES);
             let before = match fade {
-                Some(fade) => _mm512_mul_ps(_mm512_loadu_ps(at), fade[n]),
-                None => _mm512_setzero_ps(),
+                Some(fade) => W::S::mul(W::S::load(at), fade[n]),
+                None => W::S::splat(0.0),
             };
-            _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, before));
+            W::S::store(at, W::S::fma(W::S::to_f32(sum), scale, before));
         }
     }
 }
 
+/// See [`WordAttention::attend`], for queries in `N` vectors.
 #[inline(always)]
-unsafe fn attend_panel<const N: usize>(t: &AttentionTile) {
-    let layout = Layout::new(t.head, t.tokens);
+pub(super) unsafe fn attend<W: Words, const N: usize>(t: &AttentionTile) {
+    let lanes = W::S::LANES;
+    let layout = Layout::new::<W::S>(t.head, t.tokens);
     let (q, s, p) = (
         t.scratch.add(layout.queries).cast::<i32>(),
         t.scratch.add(layout.scores),
         t.scratch.add(layout.probabilities).cast::<i32>(),
     );
-    let mut scale = [_mm512_setzero_ps(); N];
+    // 2^x is what is computed.
+    let factor = W::S::splat(t.scale * std::f32::consts::LOG2_E);
+    let mut scale = [W::S::splat(0.0); N];
     for (n, scale) in scale.iter_mut().enumerate() {
-        let src = t.q.add(n * LANES);
-        let (own, inverse) = token_scales(src, N * LANES, t.head);
-        // 2^x is what is computed.
-        *scale = _mm512_mul_ps(own, _mm512_set1_ps(t.scale * std::f32::consts::LOG2_E));
-        for pair in 0..layout.pairs {
-            let words = token_pair(src, N * LANES, t.head, pair, inverse);
-            _mm512_storeu_si512(q.add((pair * N + n) * LANES).cast(), words);
-        }
+        let own = round_tokens::<W>(t.q.add(n * lanes), N * lanes, t.head, q.add(n * lanes), N * lanes);
+        *scale = W::S::mul(own, factor);
     }
-    let mut highest = [_mm512_set1_ps(f32::MIN); N];
-    let mut total = [_mm512_setzero_ps(); N];
-    for panel in 0..t.tokens.div_ceil(PANEL) {
-        let (_, keys) = keys_of(t, panel);
-        for j in (0..keys).step_by(ROWS) {
-            let key = panel * PANEL + j;
-            let words = t.scratch.add(key * layout.pairs).cast::<i32>();
-            let scales = t.scratch.add(layout.key_scales + key);
-            scores::<ROWS, N>(words, layout.pairs, scales, q, s.add(j * N * LANES));
+    let least = W::S::splat(LEAST_EXPONENT);
+    let mut highest = [W::S::splat(f32::MIN); N];
+    let mut total = [W::S::splat(0.0); N];
+    for block in 0..t.tokens.div_ceil(KEYS) {
+        let keys = keys_of(t, block);
+        for key in (0..keys).step_by(ROWS) {
+            let words = t.scratch.add(block * layout.pairs * KEYS + key).cast::<i32>();
+            let scales = t.scratch.add(layout.key_scales + block * KEYS + key);
+            scores::<W, ROWS, N>(words, scales, q, layout.pairs, s.add(key * N * lanes));
         }
-        let mut fade = [_mm512_setzero_ps(); N];
+        let pairs = keys.min(KEYS / 2);
+        let mut fade = [W::S::splat(0.0); N];
         for n in 0..N {
-            let at = s.add(n * LANES);
+            let at = s.add(n * lanes);
             let mut peak = highest[n];
-            for j in 0..keys {
-                peak = _mm512_max_ps(peak, _mm512_loadu_ps(at.add(j * N * LANES)));
+            for key in 0..keys {
+                peak = W::S::max(peak, W::S::load(at.add(key * N * lanes)));
             }
-            let least = _mm512_set1_ps(LEAST_EXPONENT);
-            fade[n] = exp2(_mm512_max_ps(_mm512_mul_ps(_mm512_sub_ps(highest[n], peak), scale[n]), least));
+            fade[n] = W::exp2(W::S::max(W::S::mul(W::S::sub(highest[n], peak), scale[n]), least));
             highest[n] = peak;
-            let mut sum = _mm512_mul_ps(total[n], fade[n]);
-            for pair in 0..keys.div_ceil(2) {
-                let mut both = [_mm512_setzero_ps(); 2];
-                for (i, e) in both.iter_mut().enumerate().take(keys - 2 * pair) {
-                    let score = _mm512_loadu_ps(at.add((2 * pair + i) * N * LANES));
-                    // What is not a number comes through: it is the second operand.
-                    let x = _mm512_max_ps(least, _mm512_mul_ps(_mm512_sub_ps(score, peak), scale[n]));
-                    *e = _mm512_mul_ps(exp2(x), _mm512_set1_ps(MOST_PROBABILITY));
-                    sum = _mm512_add_ps(sum, *e);
+            // The factor that makes words of probabilities is in the exponent.
+            let most = W::S::splat(MOST_PROBABILITY.log2());
+            let offset = W::S::sub(most, W::S::mul(peak, scale[n]));
+            let mut sum = W::S::mul(total[n], fade[n]);
+            for pair in 0..pairs {
+                let mut both = [W::S::splat(0.0); 2];
+                for (half, p) in both.iter_mut().enumerate() {
+                    let key = pair + half * KEYS / 2;
+                    if key < keys {
+                        let score = W::S::load(at.add(key * N * lanes));
+                        // What is not a number comes through: it is the second operand.
+                        *p = W::exp2(W::S::max(least, W::S::fma(score, scale[n], offset)));
+                        sum = W::S::add(sum, *p);
+                    }
                 }
-                _mm512_storeu_si512(p.add((pair * N + n) * LANES).cast(), paired(both[0], both[1]));
+                W::store_pairs(p.add((pair * N + n) * lanes), both[0], both[1]);
             }
             total[n] = sum;
         }
-        let fade = (panel > 0).then_some(fade);
-        let pairs = keys.div_ceil(2);
-        let mut r = 0;
-        while r < t.head {
-            let row = panel * t.head + r;
-            let values = t.scratch.add(layout.values + row * PANEL / 2).cast::<i32>();
+        let fade = (block > 0).then_some(fade);
+        let mut feature = 0;
+        while feature < t.head {
+            let row = block * t.head + feature;
+            let values = t.scratch.add(layout.values + row * KEYS / 2).cast::<i32>();
             let scales = t.scratch.add(layout.value_scales + row);
-            let to = t.out.add(r * N * LANES);
-            if t.head - r >= ROWS {
-                weighted::<ROWS, N>(values, scales, p, pairs, fade, to);
-                r += ROWS;
+            let to = t.out.add(feature * N * lanes);
+            if t.head - feature >= ROWS {
+                weighted::<W, ROWS, N>(values, scales, p, pairs, fade, to);
+                feature += ROWS;
             } else {
-                weighted::<1, N>(values, scales, p, pairs, fade, to);
-                r += 1;
+                weighted::<W, 1, N>(values, scales, p, pairs, fade, to);
+                feature += 1;
             }
         }
     }
     for (n, total) in total.into_iter().enumerate() {
-        let inverse = _mm512_div_ps(_mm512_set1_ps(1.0), total);
-        for r in 0..t.head {
-            let at = t.out.add((r * N + n) * LANES);
-            _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), inverse));
+        let inverse = W::S::div(W::S::splat(1.0), total);
+        for feature in 0..t.head {
+            let at = t.out.add((feature * N + n) * lanes);
+            W::S::store(at, W::S::mul(W::S::load(at), inverse));
         }
     }
 }
 
-/// The instructions' attention.
-pub(super) struct VnniWords;
+/// Compiles attention for `$words` with the given target features as `$attention`.
+macro_rules! word_attention {
+    ($attention:ident, $words:ty, $features:literal) => {
+        /// Attention on this instruction set's words.
+        pub(super) struct $attention;
 
-// SAFETY of the unsafe calls below: a `VnniWords` is only reached through a kernel that needs the same features.
-impl WordAttention for VnniWords {
-    fn floats(&self, head: usize, tokens: usize) -> usize {
-        Layout::new(head, tokens).end
-    }
-
-    unsafe fn pack(&self, tile: &AttentionTile) {
-        pack(tile);
-    }
-
-    unsafe fn attend(&self, tile: &AttentionTile) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni")]
-        unsafe fn f<const N: usize>(tile: &AttentionTile) {
-            attend_panel::<N>(tile);
+        // SAFETY of the unsafe calls below: a `$attention` is only reached through a kernel that needs the same features.
+        impl super::words::WordAttention for $attention {
+            fn floats(&self, head: usize, tokens: usize) -> usize {
+                super::words::floats::<$words>(head, tokens)
+            }
+            unsafe fn pack(&self, tile: &super::AttentionTile) {
+                #[target_feature(enable = $features)]
+                unsafe fn f(tile: &super::AttentionTile) {
+                    unsafe { super::words::pack::<$words>(tile) }
+                }
+                unsafe { f(tile) }
+            }
+            unsafe fn attend(&self, tile: &super::AttentionTile) {
+                #[target_feature(enable = $features)]
+                unsafe fn f<const N: usize>(tile: &super::AttentionTile) {
+                    unsafe { super::words::attend::<$words, N>(tile) }
+                }
+                const MOST: usize = <<$words as super::words::Words>::S as super::Simd>::VECTORS;
+                unsafe {
+                    match tile.vectors {
+                        1 => f::<1>(tile),
+                        2 if MOST >= 2 => f::<2>(tile),
+                        3 if MOST >= 3 => f::<3>(tile),
+                        4 if MOST >= 4 => f::<4>(tile),
+                        n => unreachable!("a panel of {n} vectors"),
+                    }
+                }
+            }
         }
-        match tile.vectors {
-            1 => f::<1>(tile),
-            2 => f::<2>(tile),
-            3 => f::<3>(tile),
-            4 => f::<4>(tile),
-            n => unreachable!("a panel of {n} vectors"),
-        }
-    }
+    };
 }
+pub(super) use word_attention;
