@@ -1,6 +1,8 @@
 //! Every quantised product that this processor can run, against plain arithmetic.
 
+use super::super::portable::Arrays;
 use super::super::tests::{check_attention, erfc, Noise};
+use super::words::{word_attention, Words};
 use super::*;
 use half::f16;
 
@@ -274,16 +276,66 @@ fn gelu_for_eight_bits() {
     }
 }
 
+fn check_words(name: &str, panels: (usize, usize), words: &dyn WordAttention) {
+    // SAFETY: the tiles are whole, with as much scratch memory as is asked for.
+    let attend = |tile: &AttentionTile| unsafe {
+        words.pack(tile);
+        words.attend(tile);
+    };
+    check_attention(name, panels, 1e-3, |head, tokens| words.floats(head, tokens), attend);
+}
+
 #[test]
 fn attention_with_words() {
     for kernel in available() {
-        let Some(words) = kernel.words() else { continue };
-        // SAFETY: the tiles are whole, with as much scratch memory as is asked for.
-        let attend = |tile: &AttentionTile| unsafe {
-            words.pack(tile);
-            words.attend(tile);
-        };
-        let panels = (kernel.lanes(), kernel.panel());
-        check_attention(kernel.name(), panels, 1e-3, |head, tokens| words.floats(head, tokens), attend);
+        if let Some(words) = kernel.words() {
+            check_words(kernel.name(), (kernel.lanes(), kernel.panel()), words);
+        }
     }
+}
+
+/// Words in arrays, whatever the processor.
+struct ArrayWords<const LANES: usize, const VECTORS: usize>;
+
+impl<const LANES: usize, const VECTORS: usize> Integers for Arrays<LANES, VECTORS> {
+    type I = [i32; LANES];
+
+    unsafe fn store_i32(p: *mut i32, v: [f32; LANES]) {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[i32; LANES]>().write_unaligned(v.map(|x| x.round_ties_even() as i32)) }
+    }
+    unsafe fn load_i32(p: *const i32) -> [i32; LANES] {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[i32; LANES]>().read_unaligned() }
+    }
+    unsafe fn to_f32(sums: [i32; LANES]) -> [f32; LANES] {
+        sums.map(|sum| sum as f32)
+    }
+}
+
+impl<const LANES: usize, const VECTORS: usize> Words for ArrayWords<LANES, VECTORS> {
+    type S = Arrays<LANES, VECTORS>;
+
+    unsafe fn store_pairs(p: *mut i32, a: [f32; LANES], b: [f32; LANES]) {
+        let word = |x: f32| i32::from(x.round_ties_even() as i16);
+        for i in 0..LANES {
+            // SAFETY: the caller's.
+            unsafe { p.add(i).write_unaligned(word(a[i]) & 0xffff | word(b[i]) << 16) };
+        }
+    }
+    unsafe fn dot(sums: [i32; LANES], x: [i32; LANES], pair: i32) -> [i32; LANES] {
+        let product = |x: i32| (x as i16 as i32) * (pair as i16 as i32) + (x >> 16) * (pair >> 16);
+        std::array::from_fn(|i| sums[i].checked_add(product(x[i])).expect("sums fit"))
+    }
+    unsafe fn exp2(x: [f32; LANES]) -> [f32; LANES] {
+        x.map(f32::exp2)
+    }
+}
+
+#[test]
+fn attention_with_words_in_all_kinds_of_panels() {
+    word_attention!(Two, ArrayWords<8, 2>);
+    word_attention!(Four, ArrayWords<16, 4>);
+    check_words("8 lanes", (8, 16), &Two);
+    check_words("16 lanes", (16, 64), &Four);
 }

@@ -362,7 +362,7 @@ pub(super) unsafe fn attend<W: Words, const N: usize>(t: &AttentionTile) {
 
 /// Compiles attention for `$words` with the given target features as `$attention`.
 macro_rules! word_attention {
-    ($attention:ident, $words:ty, $features:literal) => {
+    ($attention:ident, $words:ty $(, $features:literal)?) => {
         /// Attention on this instruction set's words.
         pub(super) struct $attention;
 
@@ -372,14 +372,14 @@ macro_rules! word_attention {
                 super::words::floats::<$words>(head, tokens)
             }
             unsafe fn pack(&self, tile: &super::AttentionTile) {
-                #[target_feature(enable = $features)]
+                $(#[target_feature(enable = $features)])?
                 unsafe fn f(tile: &super::AttentionTile) {
                     unsafe { super::words::pack::<$words>(tile) }
                 }
                 unsafe { f(tile) }
             }
             unsafe fn attend(&self, tile: &super::AttentionTile) {
-                #[target_feature(enable = $features)]
+                $(#[target_feature(enable = $features)])?
                 unsafe fn f<const N: usize>(tile: &super::AttentionTile) {
                     unsafe { super::words::attend::<$words, N>(tile) }
                 }
