@@ -14,6 +14,14 @@ use crate::gguf::TensorType;
 /// Bytes of packed weights of a task; more only where a group of rows does not fit.
 const PACKED_BYTES: usize = 768 << 10;
 
+/// Bytes of a part of a result that is computed before it is rounded: it stays in the L1 cache, beside operands.
+const PART_BYTES: usize = 12 << 10;
+
+/// Rows of such a part: whole groups.
+fn part_rows(kernel: &dyn Int8Kernel) -> usize {
+    (PART_BYTES / size_of::<f32>() / kernel.panel() / kernel.group()).max(1) * kernel.group()
+}
+
 /// A quantised matrix over borrowed memory.
 pub(super) struct Quantized<'a> {
     data: &'a mut [f32],
@@ -175,7 +183,7 @@ impl Scratch {
     }
 
     fn floats(&self, kernel: &dyn Int8Kernel) -> usize {
-        2 * (self.weights + self.scales) + kernel.group() * kernel.panel()
+        2 * (self.weights + self.scales) + part_rows(kernel) * kernel.panel()
     }
 }
 
@@ -258,7 +266,7 @@ struct Packed<'a> {
     scales: &'a [f32],
     rest: &'a [f32],
     rest_scales: &'a [f32],
-    /// A group of rows of one panel of the result.
+    /// Room for [`part_rows`] of one panel of the result.
     part: *mut f32,
 }
 
@@ -269,7 +277,7 @@ impl Block<'_> {
         let (scales, scratch) = scratch.split_at_mut(layout.scales);
         let (rest_scales, scratch) = scratch.split_at_mut(layout.scales);
         let (rest, part) = scratch.split_at_mut(layout.weights);
-        assert!(part.len() >= self.kernel.group() * self.kernel.panel());
+        assert!(part.len() >= part_rows(self.kernel) * self.kernel.panel());
         let (bytes, row_bytes) = self.layer.weight_rows();
         assert!(self.layer.weight_type() == TensorType::Q8_0);
         assert!((self.first + self.rows) * row_bytes <= bytes.len() && self.split.len() == layout.groups);
@@ -330,20 +338,23 @@ impl Block<'_> {
     }
 
     fn to_quantized(&self, packed: &Packed, y: &Quantized, to: QuantizedWriter) {
-        let group = self.kernel.group();
+        let (group, block) = (self.kernel.group(), self.kernel.row_block());
         for p in 0..y.shape.panels(y.tokens) {
             let width = y.shape.width(y.tokens, p);
-            for row in (0..self.rows).step_by(group) {
-                let rows = group.min(self.rows - row);
-                // SAFETY: `part` has room for a group of rows of a panel and is this task's; blocks begin and end with
-                // groups, so that the group of `y` is this task's, too.
+            for row in (0..self.rows).step_by(part_rows(self.kernel)) {
+                let rows = part_rows(self.kernel).min(self.rows - row);
+                // SAFETY: `part` has room for these rows of a panel and is this task's; blocks begin and end with groups, so that
+                // the groups of `y` are this task's, too.
                 unsafe {
-                    for start in (0..rows).step_by(self.kernel.row_block()) {
-                        let count = self.kernel.row_block().min(rows - start);
+                    for start in (0..rows).step_by(block) {
+                        let count = block.min(rows - start);
                         self.multiply(packed, p, row + start, count, packed.part.add(start * width), false);
                     }
                     self.kernel.gelu(packed.part, rows * width);
-                    to.group(y, p, 0, (self.first + row) / group, packed.part, width, width);
+                    for start in (0..rows).step_by(group) {
+                        let g = (self.first + row + start) / group;
+                        to.group(y, p, 0, g, packed.part.add(start * width), width, width);
+                    }
                 }
             }
         }
