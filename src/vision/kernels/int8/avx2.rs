@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
-use super::words::{word_attention, Words};
+use super::words::{word_attention, Paired, Words};
 use super::{
     int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, Products, QuantizeGroup, Quants, Simd,
     Tiles,
@@ -41,24 +41,24 @@ unsafe fn broadcast(p: *const u8) -> __m256i {
     _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
 }
 
-/// See [`Words::store_pairs`].
-#[inline(always)]
-unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
-    let low = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff));
-    let pairs = _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b)));
-    _mm256_storeu_si256(p.cast(), pairs);
-}
-
-/// See [`Words::exp2`]: a minimax polynomial in what is left beside the nearest integer.
-#[inline(always)]
-unsafe fn exp2(x: __m256) -> __m256 {
-    let n = _mm256_cvtps_epi32(x);
-    let r = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n));
-    let mut p = _mm256_set1_ps(5.517_167e-2);
-    for c in [0.242_611_12, 0.693_261, 0.999_928_1] {
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+impl Paired for Avx2 {
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
+        let low = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff));
+        let pairs = _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(b)));
+        _mm256_storeu_si256(p.cast(), pairs);
     }
-    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32::<23>(n)))
+    /// A minimax polynomial in what is left beside the nearest integer.
+    #[inline(always)]
+    unsafe fn exp2(x: __m256) -> __m256 {
+        let n = _mm256_cvtps_epi32(x);
+        let r = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n));
+        let mut p = _mm256_set1_ps(5.517_167e-2);
+        for c in [0.242_611_12, 0.693_261, 0.999_928_1] {
+            p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+        }
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32::<23>(n)))
+    }
 }
 
 /// See [`Quants::rescale`]: two halves of 16-bit numbers.
@@ -129,8 +129,8 @@ impl Quants for Pairs {
 
     #[inline(always)]
     unsafe fn store_x(p: *mut u8, [a, b, c, d]: [__m256; 4]) {
-        store_pairs(p.cast(), a, c);
-        store_pairs(p.add(32).cast(), b, d);
+        Avx2::store_pairs(p.cast(), a, c);
+        Avx2::store_pairs(p.add(32).cast(), b, d);
     }
     #[inline(always)]
     unsafe fn rescale<const REST: bool>(src: *const u8, ratio: i16, out: *mut u8) {
@@ -195,16 +195,8 @@ impl Words for AvxVnni {
     type S = Avx2;
 
     #[inline(always)]
-    unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
-        store_pairs(p, a, b);
-    }
-    #[inline(always)]
     unsafe fn dot(sums: __m256i, x: __m256i, pair: i32) -> __m256i {
         _mm256_dpwssd_avx_epi32(sums, x, _mm256_set1_epi32(pair))
-    }
-    #[inline(always)]
-    unsafe fn exp2(x: __m256) -> __m256 {
-        exp2(x)
     }
 }
 
@@ -212,16 +204,8 @@ impl Words for Pairs {
     type S = Avx2;
 
     #[inline(always)]
-    unsafe fn store_pairs(p: *mut i32, a: __m256, b: __m256) {
-        store_pairs(p, a, b);
-    }
-    #[inline(always)]
     unsafe fn dot(sums: __m256i, x: __m256i, pair: i32) -> __m256i {
         _mm256_add_epi32(sums, _mm256_madd_epi16(x, _mm256_set1_epi32(pair)))
-    }
-    #[inline(always)]
-    unsafe fn exp2(x: __m256) -> __m256 {
-        exp2(x)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::super::avx512::Avx512;
-use super::words::{word_attention, Words};
+use super::words::{word_attention, Paired, Words};
 use super::{
     int8_kernel, Correction, Dot, Int8Kernel, Int8Tile, Integers, PackBlock, QuantizeGroup, Quants, Simd, Tiles,
 };
@@ -94,9 +94,7 @@ impl Dot for Vnni {
     }
 }
 
-impl Words for Vnni {
-    type S = Avx512;
-
+impl Paired for Avx512 {
     #[inline(always)]
     unsafe fn store_pairs(p: *mut i32, a: __m512, b: __m512) {
         let low = _mm512_and_si512(_mm512_cvtps_epi32(a), _mm512_set1_epi32(0xffff));
@@ -104,15 +102,21 @@ impl Words for Vnni {
         _mm512_storeu_si512(p.cast(), pairs);
     }
     #[inline(always)]
-    unsafe fn dot(sums: __m512i, x: __m512i, pair: i32) -> __m512i {
-        _mm512_dpwssd_epi32(sums, x, _mm512_set1_epi32(pair))
-    }
-    #[inline(always)]
     unsafe fn exp2(x: __m512) -> __m512 {
         exp2(x)
     }
 }
 
+impl Words for Vnni {
+    type S = Avx512;
+
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, x: __m512i, pair: i32) -> __m512i {
+        _mm512_dpwssd_epi32(sums, x, _mm512_set1_epi32(pair))
+    }
+}
+
 word_attention!(VnniWords, Vnni, "avx512f,avx512bw,avx512dq,avx512vnni");
+
 // Results are read and written once for four groups, so that the second-level cache is near enough for them.
 int8_kernel!(VnniKernel, Vnni, "AVX-512 VNNI", 1020, words VnniWords, "avx512f,avx512bw,avx512vnni");

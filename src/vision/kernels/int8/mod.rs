@@ -19,6 +19,7 @@
 
 mod products;
 mod rounding;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))] // only x86 multiplies words
 mod words;
 
 #[cfg(target_arch = "x86_64")]
@@ -83,7 +84,8 @@ enum Correction {
     None,
     /// −128 times the sum of the activations: weights are stored plus 128, as unsigned numbers.
     Offset,
-    /// The negative sum of the products of each two activations side by side: weights and activations are added before they are multiplied.
+    /// The negative sum of the products of each two activations side by side: weights and activations are added before they are
+    /// multiplied.
     Pairs,
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::portable::Arrays;
 use super::super::tests::{check_attention, erfc, Noise};
-use super::words::{word_attention, Words};
+use super::words::{word_attention, Paired, Words};
 use super::*;
 use half::f16;
 
@@ -313,9 +313,7 @@ impl<const LANES: usize, const VECTORS: usize> Integers for Arrays<LANES, VECTOR
     }
 }
 
-impl<const LANES: usize, const VECTORS: usize> Words for ArrayWords<LANES, VECTORS> {
-    type S = Arrays<LANES, VECTORS>;
-
+impl<const LANES: usize, const VECTORS: usize> Paired for Arrays<LANES, VECTORS> {
     unsafe fn store_pairs(p: *mut i32, a: [f32; LANES], b: [f32; LANES]) {
         let word = |x: f32| i32::from(x.round_ties_even() as i16);
         for i in 0..LANES {
@@ -323,12 +321,17 @@ impl<const LANES: usize, const VECTORS: usize> Words for ArrayWords<LANES, VECTO
             unsafe { p.add(i).write_unaligned(word(a[i]) & 0xffff | word(b[i]) << 16) };
         }
     }
+    unsafe fn exp2(x: [f32; LANES]) -> [f32; LANES] {
+        x.map(f32::exp2)
+    }
+}
+
+impl<const LANES: usize, const VECTORS: usize> Words for ArrayWords<LANES, VECTORS> {
+    type S = Arrays<LANES, VECTORS>;
+
     unsafe fn dot(sums: [i32; LANES], x: [i32; LANES], pair: i32) -> [i32; LANES] {
         let product = |x: i32| (x as i16 as i32) * (pair as i16 as i32) + (x >> 16) * (pair >> 16);
         std::array::from_fn(|i| sums[i].checked_add(product(x[i])).expect("sums fit"))
-    }
-    unsafe fn exp2(x: [f32; LANES]) -> [f32; LANES] {
-        x.map(f32::exp2)
     }
 }
 

@@ -34,20 +34,27 @@ pub(crate) trait WordAttention: Sync {
     unsafe fn attend(&self, tile: &AttentionTile);
 }
 
-/// Vectors of an instruction set that hold pairs of 16-bit numbers.
+/// Vectors that hold pairs of 16-bit numbers.
+///
+/// # Safety
+/// As for [`Simd`].
+pub(super) trait Paired: Integers {
+    /// Rounds two vectors of numbers in −32767…32767 and stores them as pairs, the numbers of `a` first.
+    unsafe fn store_pairs(p: *mut i32, a: Self::V, b: Self::V);
+    /// 2^x to a relative error of 8e-5, for |x| ≤ 100.
+    unsafe fn exp2(x: Self::V) -> Self::V;
+}
+
+/// Products of an instruction set's pairs.
 ///
 /// # Safety
 /// As for [`Simd`].
 pub(super) trait Words: 'static {
-    /// The float vectors.
-    type S: Integers;
+    /// The vectors.
+    type S: Paired;
 
-    /// Rounds two vectors of numbers in −32767…32767 and stores them as pairs, the numbers of `a` first.
-    unsafe fn store_pairs(p: *mut i32, a: Vector<Self>, b: Vector<Self>);
     /// Adds the products of pairs with one pair, both products of a lane.
     unsafe fn dot(sums: Sums<Self>, x: Sums<Self>, pair: i32) -> Sums<Self>;
-    /// 2^x to a relative error of 8e-5, for |x| ≤ 100.
-    unsafe fn exp2(x: Vector<Self>) -> Vector<Self>;
 }
 
 type Vector<W> = <<W as Words>::S as Simd>::V;
@@ -156,7 +163,7 @@ unsafe fn round_tokens<W: Words>(
         let f = 2 * pair;
         let a = W::S::mul(W::S::load(src.add(f * stride)), inverse);
         let b = if f + 1 < head { W::S::mul(W::S::load(src.add((f + 1) * stride)), inverse) } else { zero };
-        W::store_pairs(to.add(pair * to_stride), a, b);
+        W::S::store_pairs(to.add(pair * to_stride), a, b);
     }
     W::S::fma(peak, W::S::splat(1.0 / most), poison)
 }
@@ -180,7 +187,7 @@ unsafe fn round_values<W: Words>(values: &[f32; KEYS], to: *mut i32) -> f32 {
     for first in (0..KEYS / 2).step_by(lanes) {
         let a = W::S::mul(W::S::load(values.as_ptr().add(first)), inverse);
         let b = W::S::mul(W::S::load(values.as_ptr().add(first + KEYS / 2)), inverse);
-        W::store_pairs(to.add(first), a, b);
+        W::S::store_pairs(to.add(first), a, b);
     }
     peak / MOST_VALUE + poisons.iter().sum::<f32>()
 }
@@ -314,7 +321,7 @@ pub(super) unsafe fn attend<W: Words, const N: usize>(t: &AttentionTile) {
             for key in 0..keys {
                 peak = W::S::max(peak, W::S::load(at.add(key * N * lanes)));
             }
-            fade[n] = W::exp2(W::S::max(W::S::mul(W::S::sub(highest[n], peak), scale[n]), least));
+            fade[n] = W::S::exp2(W::S::max(W::S::mul(W::S::sub(highest[n], peak), scale[n]), least));
             highest[n] = peak;
             // The factor that makes words of probabilities is in the exponent.
             let most = W::S::splat(MOST_PROBABILITY.log2());
@@ -327,11 +334,11 @@ pub(super) unsafe fn attend<W: Words, const N: usize>(t: &AttentionTile) {
                     if key < keys {
                         let score = W::S::load(at.add(key * N * lanes));
                         // What is not a number comes through: it is the second operand.
-                        *p = W::exp2(W::S::max(least, W::S::fma(score, scale[n], offset)));
+                        *p = W::S::exp2(W::S::max(least, W::S::fma(score, scale[n], offset)));
                         sum = W::S::add(sum, *p);
                     }
                 }
-                W::store_pairs(p.add((pair * N + n) * lanes), both[0], both[1]);
+                W::S::store_pairs(p.add((pair * N + n) * lanes), both[0], both[1]);
             }
             total[n] = sum;
         }
